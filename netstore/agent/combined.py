@@ -8,12 +8,16 @@ reason is told. A node is one PublicIP. It may have several leases, because one 
 keeps its former lease for a while: its youngest lease says where the node is now, and a peer of WireGuard
 gets the subnets of all of them.
 
-A change of one owner costs O(its items), and if others declare one of them too, O(these others).
+A change of one owner costs O(its items), and O(log k) for each that k others declare too. What that means for
+the others is found out when it is asked for, once for all changes since then: it costs O(m) for the m owners
+of a node that has an item now and had it not before, or the other way round, and the subnets of all leases of
+the node for a peer of WireGuard. The others' reasons are put into words when they are asked for.
 """
 
 from __future__ import annotations
 
 from base64 import b64encode
+from bisect import bisect_left, insort
 from collections.abc import Hashable, Mapping  # noqa: TC003 - msgspec reads the types of the fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -24,7 +28,7 @@ from netstore.agent.wanted import Device, Route, Wanted, Wireguard, WireguardPee
 from netstore.network.addresses import Subnet, show_ip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from netstore.network.ipv6 import Subnet6
 
@@ -68,22 +72,79 @@ class _Item(NamedTuple):
     value: Value
 
 
+_NOTHING_LOST: Final[Mapping[str, _Item]] = MappingProxyType({})
+
+
 class _Declared(msgspec.Struct):
-    """What one owner declared. `lost` are the devices that it gets nothing through, with the reasons. There
-    are thousands of owners, most with one item and nothing refused or lost, so no dict is made for these.
+    """What one owner declared. `lost` are the devices that it gets nothing through, each with an item that
+    another node has. There are thousands of owners, most with one item and nothing refused or lost, so no
+    dict is made for these.
     """
 
     owner: Owner
     items: tuple[_Item, ...] = ()
     refused: Mapping[str, str] = _NOTHING
-    lost: Mapping[str, str] = _NOTHING
+    lost: Mapping[str, _Item] = _NOTHING_LOST
 
 
-class _Shared(msgspec.Struct):
-    """An item that several owners declare, by their names, and the node that has it."""
+class _Age(NamedTuple):
+    """The place of an owner in the order of those that declare one item."""
 
-    items: dict[Hashable, _Item]
-    node: int | None = None
+    created: int
+    subject: str
+    text: str
+    """Of the name, so that no two places are equal."""
+    node: int
+    name: Hashable
+
+
+class _Shared:
+    """An item that several owners declare, and the node that has it. A change costs O(log k) for k owners,
+    and the moving of k pointers.
+    """
+
+    def __init__(self) -> None:
+        self.items: dict[Hashable, _Item] = {}
+        """By name of the owner."""
+        self.node: int | None = None
+        """The node that has the item; None before that is decided."""
+        self._ages: dict[Hashable, _Age] = {}
+        self._ordered: list[_Age] = []
+        self._of_node: dict[int, list[_Age]] = {}
+
+    @property
+    def oldest(self) -> int:
+        """The node that is to have the item."""
+        return self._ordered[0].node
+
+    def owners(self, node: int | None) -> Sequence[_Age]:
+        """The owners of one node, the oldest first."""
+        return () if node is None else self._of_node.get(node, ())
+
+    def add(self, item: _Item, owner: Owner) -> None:
+        """An owner declares the item, perhaps in the place of its former one."""
+        age = _Age(owner.created, owner.subject, str(item.name), owner.node, item.name)
+        if self._ages.get(item.name) != age:
+            self._forget(item.name)
+            self._ages[item.name] = age
+            insort(self._ordered, age)
+            insort(self._of_node.setdefault(age.node, []), age)
+        self.items[item.name] = item
+
+    def remove(self, name: Hashable) -> None:
+        """An owner does not declare it any more."""
+        del self.items[name]
+        self._forget(name)
+
+    def _forget(self, name: Hashable) -> None:
+        age = self._ages.pop(name, None)
+        if age is None:
+            return
+        del self._ordered[bisect_left(self._ordered, age)]
+        of_node = self._of_node[age.node]
+        del of_node[bisect_left(of_node, age)]
+        if not of_node:
+            del self._of_node[age.node]
 
 
 class Combined:
@@ -91,18 +152,26 @@ class Combined:
 
     def __init__(self) -> None:
         self._declared: dict[Hashable, _Declared] = {}
-        self._reasons: dict[str, dict[Hashable, str]] = {}
-        """Why a subnet is not served, or not wholly, by who says so."""
+        self._reasons: dict[str, dict[Hashable, str | _Item]] = {}
+        """Why a subnet is not served, or not wholly, by who says so: in words, or the item that another node
+        has."""
         self._sole: dict[Key, _Item] = {}
         self._shared: dict[Key, _Shared] = {}
         self._touched: set[Key] = set()
         self._kinds: dict[Key, type[Value]] = {}
         """Of the touched items that may be gone."""
+        self._undecided: set[Key] = set()
+        """The shared items that another node may be to have now."""
+        self._unsettled: set[Hashable] = set()
+        """The owners whose losses may be others now."""
 
     @property
     def refused(self) -> dict[str, str]:
         """The reason for each subnet that is not served, or not wholly."""
-        return {subject: next(iter(reasons.values())) for subject, reasons in self._reasons.items()}
+        self._settle()
+        return {
+            subject: self._words(next(iter(reasons.values()))) for subject, reasons in self._reasons.items()
+        }
 
     def put(self, name: Hashable, owner: Owner, wanted: Wanted) -> None:
         """Take what an owner declares, in the place of what it declared before."""
@@ -122,24 +191,20 @@ class Combined:
         else:
             self._forget_reasons(name, former)
         declared = self._declared[name] = _Declared(owner, tuple(items.values()), refused)
-        concerned = {name}
         before = {item.key: item for item in former.items}
         for key, item in before.items():
             if key not in items:
                 self._kinds[key] = type(item.value)
                 self._touched.add(key)
-                concerned |= self._release(key, name)
+                self._release(key, name)
         for key, item in items.items():
-            concerned |= self._take(item)
+            self._take(item, owner)
             if before.get(key) != item:
                 self._touched.add(key)
         self._tell_reasons(name, declared)
-        if self._shared or former.lost or len(concerned) > 1:
+        if self._shared or former.lost:
             self._touched.update(items)
-            for key in items:
-                concerned |= self._decide(key)
-            for other in concerned:
-                self._find_losses(other)
+            self._unsettled.add(name)
         if not items and not refused:
             del self._declared[name]
 
@@ -151,6 +216,7 @@ class Combined:
 
     def take_changes(self) -> Changes:
         """What changed since the last call."""
+        self._settle()
         changes = Changes({}, {}, {}, {})
         touched, self._touched = self._touched, set()
         kinds, self._kinds = self._kinds, {}
@@ -176,62 +242,73 @@ class Combined:
 
     # Items that several owners declare
 
-    def _take(self, item: _Item) -> set[Hashable]:
-        """An owner declares the item, perhaps in the place of its former one. Returns whom that concerns."""
+    def _take(self, item: _Item, owner: Owner) -> None:
+        """An owner declares the item, perhaps in the place of its former one."""
         key = item.key
         shared = self._shared.get(key)
         if shared is None:
             other = self._sole.get(key)
             if other is None or other.name == item.name:
                 self._sole[key] = item
-                return set()
+                return
             del self._sole[key]
-            shared = self._shared[key] = _Shared({other.name: other})
-        shared.items[item.name] = item
-        return self._decide(key)
+            shared = self._shared[key] = _Shared()
+            shared.add(other, self._declared[other.name].owner)
+            self._unsettled.add(other.name)
+        shared.add(item, owner)
+        self._undecided.add(key)
 
-    def _release(self, key: Key, name: Hashable) -> set[Hashable]:
-        """An owner does not declare the item any more. Returns whom that concerns."""
+    def _release(self, key: Key, name: Hashable) -> None:
+        """An owner does not declare the item any more."""
         shared = self._shared.get(key)
         if shared is None:
             del self._sole[key]
-            return set()
-        del shared.items[name]
-        if len(shared.items) > 1:
-            return self._decide(key)
-        del self._shared[key]
-        [self._sole[key]] = shared.items.values()
-        return set(shared.items)
+            return
+        shared.remove(name)
+        self._undecided.add(key)
+        if len(shared.items) == 1:
+            del self._shared[key]
+            [self._sole[key]] = shared.items.values()
+            self._unsettled.update(shared.items)
 
-    def _decide(self, key: Key) -> set[Hashable]:
-        """Find the node that has the item. Returns whom a change of it concerns."""
-        shared = self._shared.get(key)
-        if shared is None:
-            return set()
-        before, shared.node = shared.node, self._declared[min(shared.items, key=self._age)].owner.node
-        return set(shared.items) if shared.node != before else set()
-
-    def _age(self, name: Hashable) -> tuple[int, str]:
-        owner = self._declared[name].owner
-        return owner.created, owner.subject
-
-    def _find_losses(self, name: Hashable) -> None:
-        """Which devices an owner gets nothing through, because another node has an item of its."""
-        declared = self._declared[name]
-        lost: dict[str, str] = {}
-        for key, _, device, value in declared.items:
+    def _settle(self) -> None:
+        """Find the nodes that have the shared items, and what each owner loses by that."""
+        for key in self._undecided:
             shared = self._shared.get(key)
-            if shared is not None and shared.node is not None and shared.node != declared.owner.node:
-                lost[device] = (
-                    f"{show_ip(shared.node)}, whose lease is older, has the same {_words(key, value)}; remove"
-                    " what the backend keeps in its folder on one of them and restart its agent, or delete"
-                    " the older lease if its node is gone"
-                )
+            if shared is not None and shared.node != shared.oldest:
+                for node in (shared.node, shared.oldest):
+                    self._unsettled.update(age.name for age in shared.owners(node))
+                shared.node = shared.oldest
+                self._touched.add(key)
+        self._undecided.clear()
+        for name in self._unsettled:
+            if (declared := self._declared.get(name)) is not None:
+                self._find_losses(name, declared)
+        self._unsettled.clear()
+
+    def _find_losses(self, name: Hashable, declared: _Declared) -> None:
+        """Which devices an owner gets nothing through, because another node has an item of its."""
+        lost: dict[str, _Item] = {}
+        for item in declared.items:
+            shared = self._shared.get(item.key)
+            if shared is not None and shared.node != declared.owner.node:
+                lost[item.device] = item
         if lost != declared.lost:
             self._forget_reasons(name, declared)
-            declared.lost = lost or _NOTHING
+            declared.lost = lost or _NOTHING_LOST
             self._tell_reasons(name, declared)
             self._touched.update(item.key for item in declared.items)
+
+    def _words(self, reason: str | _Item) -> str:
+        """A reason in words; that of a lost item names the node that has it."""
+        if isinstance(reason, str):
+            return reason
+        node = self._shared[reason.key].oldest
+        return (
+            f"{show_ip(node)}, whose lease is older, has the same {_words(reason.key, reason.value)}; remove"
+            " what the backend keeps in its folder on one of them and restart its agent, or delete the older"
+            " lease if its node is gone"
+        )
 
     def _value(self, key: Key) -> Value | None:
         """What is wanted of an item."""
@@ -239,27 +316,27 @@ class Combined:
         if shared is None:
             item = self._sole.get(key)
             return None if item is None else self._given(item)
-        names = sorted(
-            (name for name in shared.items if self._declared[name].owner.node == shared.node),
-            key=self._age,
-            reverse=True,
-        )
-        values = [value for name in names if (value := self._given(shared.items[name])) is not None]
-        if not values:
-            return None
-        youngest = values[0]
+        youngest: Value | None = None
+        allowed: dict[Destination, None] = {}
+        for age in reversed(shared.owners(shared.node)):
+            value = self._given(shared.items[age.name])
+            if value is None:
+                continue
+            if not isinstance(value, WireguardPeer):
+                return value
+            youngest = youngest or value
+            allowed.update(dict.fromkeys(value.allowed))
         if isinstance(youngest, WireguardPeer):
-            allowed = (subnet for value in values for subnet in value.allowed)  # type: ignore[union-attr] # a kind each
-            return msgspec.structs.replace(youngest, allowed=tuple(dict.fromkeys(allowed)))
-        return youngest
+            return msgspec.structs.replace(youngest, allowed=tuple(allowed))
+        return None
 
     def _given(self, item: _Item) -> Value | None:
         """What an owner declares, None if it gets nothing through that device."""
         return None if item.device in self._declared[item.name].lost else item.value
 
     def _tell_reasons(self, name: Hashable, declared: _Declared) -> None:
-        for reason in declared.lost.values():
-            self._reasons.setdefault(declared.owner.subject, {})[name] = reason
+        for item in declared.lost.values():
+            self._reasons.setdefault(declared.owner.subject, {})[name] = item
         for subject, reason in declared.refused.items():
             self._reasons.setdefault(subject, {})[name] = reason
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
 
+from netstore.agent.lastingclock import LOOK_SECONDS, LastingClock
 from netstore.agent.leasestate import (
     MAX_CLOCK_DRIFT,
     ChooseSubnet,
@@ -109,6 +110,8 @@ class LeaseHolder:
         self._on_unsafe = on_unsafe
         self._avoid = avoid
         self._drained_as = drained_as
+        self._clock = LastingClock()
+        """The clock of all times of `state`."""
         self._mark = ""
         """The name that `drained_as` returned last."""
         self._wake = trio.Event()
@@ -167,7 +170,7 @@ class LeaseHolder:
             is_moved = is_moved or (self._must_leave and await self._leave())
             is_kept = await self._keep_former()
             rewritten_until = self._tell_rewrites()
-            action = self.state.next(trio.current_time())
+            action = self.state.next(self._clock.now())
             self._accepted &= self.state.permanent == self._told_permanent
             is_unsafe = self._check_safe(is_refused=isinstance(action, Wait | ChooseSubnet))
             if is_moved:
@@ -180,7 +183,9 @@ class LeaseHolder:
                 is_done = is_done and reserved is None and is_kept and not self._must_leave
                 until = min(action.until, rewritten_until)
                 self._is_at_rest = is_done and self.state.held and "reservation" not in self._log.open
-                with trio.move_on_at(until if is_done else trio.current_time() + RETRY_DELAY):
+                with trio.move_on_at(
+                    self._clock.deadline(until) if is_done else trio.current_time() + RETRY_DELAY
+                ):
                     await self._wake.wait()
                 self._is_at_rest = False
                 if self._accepted or is_unsafe:
@@ -197,7 +202,7 @@ class LeaseHolder:
                 await self._confirm(action)
             else:
                 await self._write(action)
-            if self.state.subnets is not None and not self.state.may_have_expired(trio.current_time()):
+            if self.state.subnets is not None and not self.may_have_expired:
                 if self.subnets != self.state.subnets:
                     self.subnets, self._only_name = self.state.subnets, None
                 self._in_use, self._left = True, None
@@ -231,18 +236,25 @@ class LeaseHolder:
         return True
 
     async def _keep_safe(self) -> NoReturn:
-        """Notice the end of the lease also while a write of it is under way."""
+        """Notice the end of the lease also while a write of it is under way, and that the machine was
+        suspended: then what waits for a time waits too long.
+        """
+        added = self._clock.added
         while True:
-            now, until = trio.current_time(), self.state.lives_until
-            pause = max(MIN_LOOK, self.state.ttl * MAX_CLOCK_DRIFT)  # no lease that is granted lives shorter
+            now, until = self._clock.now(), self.state.lives_until
+            # No lease that is granted lives shorter.
+            pause = max(MIN_LOOK, min(self.state.ttl * MAX_CLOCK_DRIFT, LOOK_SECONDS))
             await trio.sleep(min(until - now, pause) if until > now else pause)
             self._check_safe(is_refused=False)
+            if self._clock.added != added:
+                added = self._clock.added
+                self._wake.set()
 
     def _check_safe(self, *, is_refused: bool) -> bool:
         """Call `on_unsafe` if the subnet is in use and must not be. `is_refused`: the lease is not written if
         it is not held. Returns whether no subnet may be used.
         """
-        state, now = self.state, trio.current_time()
+        state, now = self.state, self._clock.now()
         is_unsafe = now >= state.lives_until or (is_refused and not state.held)
         if is_unsafe and self._in_use:
             self._in_use = self._accepted = False
@@ -273,6 +285,16 @@ class LeaseHolder:
         return is_reserved and self._fits(self._watcher.leases[name].subnets)
 
     @property
+    def may_have_expired(self) -> bool:
+        """Whether the lease may have expired in the store."""
+        return self.state.may_have_expired(self._clock.now())
+
+    @property
+    def ends_in(self) -> float:
+        """The seconds until the lease ends, if it is no reservation."""
+        return self.state.expires - self._clock.now()
+
+    @property
     def _is_known_drained(self) -> bool:
         return self._log.open.get("lease") == "node_drained"
 
@@ -281,7 +303,7 @@ class LeaseHolder:
         """Why the lease does not serve this node alone, or why none is asked for; None otherwise."""
         if self._is_known_drained:
             return f"this node is drained; `netstorectl subnet undrain {self._mark}` lets it come back"
-        if self.state.rewritten_until(trio.current_time()) is None:
+        if self.state.rewritten_until(self._clock.now()) is None:
             return None
         if (name := self.state.own_name) and f'"NodeName":"{name}"' in (self.state.foreign_value or ""):
             return f"another agent uses the node name {name}; give each node its own with --node-name"
@@ -292,7 +314,7 @@ class LeaseHolder:
 
     def _tell_rewrites(self) -> float:
         """Log the begin and the end of rewrites by another agent. Returns when they may be over."""
-        until = self.state.rewritten_until(trio.current_time())
+        until = self.state.rewritten_until(self._clock.now())
         if until is None:
             self._log.resolve("public_ip", "public_ip_unique_again")
             return math.inf
@@ -340,7 +362,7 @@ class LeaseHolder:
 
     def _look(self, subnets: NodeSubnets) -> None:
         """Report to the state what the watcher knows of the lease."""
-        name, now = subnets.lease_name, trio.current_time()
+        name, now = subnets.lease_name, self._clock.now()
         seen = self._watcher.entries.get(name)
         if seen is None:
             self.state.missing(self._watcher.index, now)
@@ -349,7 +371,7 @@ class LeaseHolder:
 
     def set_value(self, own_ip: int, value: str) -> None:
         """Set what the lease says. `on_held` is called again, too: the MTU may have changed."""
-        self.state.set_value(own_ip, value, trio.current_time())
+        self.state.set_value(own_ip, value, self._clock.now())
         self._accepted = False
         self._wake.set()
 
@@ -417,7 +439,7 @@ class LeaseHolder:
         is not renewed any more, and stays until it ends or is released, so that pods that still use it keep
         their routes. False if the reservation could not be taken now.
         """
-        subnets, value, sent = reserved.lease.subnets, self.state.value, trio.current_time()
+        subnets, value, sent = reserved.lease.subnets, self.state.value, self._clock.now()
         try:
             found = await self._store.replace(subnets.lease_name, value, reserved.index, None)
         except ClientError as error:
@@ -475,7 +497,7 @@ class LeaseHolder:
             return False
         if not self._must_leave:
             return False  # what is to be held changed meanwhile
-        former, value, sent = state.subnets, state.value, trio.current_time()
+        former, value, sent = state.subnets, state.value, self._clock.now()
         action = choose_subnet(
             self._stored(),
             state.own_ip,
@@ -644,7 +666,7 @@ class LeaseHolder:
         state, name, value = self.state, action.subnets.lease_name, self.state.value
         if self._watcher.entries[name].value != value:
             return False
-        sent = trio.current_time()
+        sent = self._clock.now()
         try:
             found = await self._store.entry(name)
         except ClientError:
@@ -751,7 +773,7 @@ class LeaseHolder:
         unknown.
         """
         state, subnets = self.state, action.subnets
-        name, value, held, sent = subnets.lease_name, state.value, state.held, trio.current_time()
+        name, value, held, sent = subnets.lease_name, state.value, state.held, self._clock.now()
         found: Entry | Written | Missing | Differs
         state.is_writing = not isinstance(action, ReadBack)
         try:
@@ -771,11 +793,13 @@ class LeaseHolder:
             state.is_writing = False
         if isinstance(found, Missing):
             state.missing(found.index, sent)
+            if isinstance(action, ReadBack):
+                state.read_in_vain(self._clock.now())
         elif isinstance(found, Differs):
             state.comparison_failed(sent)
         elif isinstance(found, Entry):
             lease = parse_lease(name, found.value)
-            state.observed(lease if isinstance(lease, SubnetLease) else None, found, sent)
+            state.read_back(lease if isinstance(lease, SubnetLease) else None, found, sent)
         elif isinstance(action, Create | Overwrite):
             created = action.created if isinstance(action, Overwrite) else None
             state.granted(
@@ -788,7 +812,7 @@ class LeaseHolder:
     def _write_failed(self, error: ClientError) -> bool:
         # Without the subnet: a new one is chosen for each attempt, and would make each a problem of its own.
         self._log.report("lease", "lease_not_written", reason=str(error))
-        self.state.write_failed(trio.current_time())
+        self.state.write_failed(self._clock.now())
         return False
 
     def _log_loss(self, subnets: NodeSubnets, *, held: bool) -> None:

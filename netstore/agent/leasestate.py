@@ -10,6 +10,7 @@ Invariants:
   overlaps it, whatever its length: in a dual-stack network, and while SubnetLen changes, their keys differ.
 - A lease without a TTL is a reservation, and a TTL is never added to it.
 - Observations have the store's index; those that are not newer than the known state are ignored.
+- How long the lease lives is taken from the answer to a request alone, counted from when that was sent.
 
 A subnet is chosen in flannel's order: the lease of this node, else the subnet this node had
 before if it is free, else one of the first free ones at random. The IPv6 subnet that goes with it is the one
@@ -282,12 +283,13 @@ class _Rest(msgspec.Struct, frozen=True):
 
 
 class LeaseState:
-    """What is known of this node's lease. Times are seconds on one monotonic clock.
+    """What is known of this node's lease. Times are seconds on one monotonic clock, which also goes on while
+    the machine is suspended (`lastingclock`).
 
     `margin` is how long before its expiry a lease is renewed, at most half its TTL. The caller carries out
     the action that `next` returns, reports its outcome (`granted`, `confirmed`, `contested`, `missing`,
-    `comparison_failed`, `write_failed`) and what it observes meanwhile (`observed`, `missing`), and asks for
-    the next action.
+    `comparison_failed`, `write_failed`, `read_back`) and what it observes meanwhile (`observed`, `missing`),
+    and asks for the next action.
     """
 
     def __init__(
@@ -312,6 +314,9 @@ class LeaseState:
         self._is_confirmed = False
         """No older lease has a subnet of this one."""
         self._must_read_back = False
+        self._may_read_at = -math.inf
+        """When the key may be read again because of an event, so that somebody who writes it often has it
+        read seldom."""
         self._failures = 0
         self._former_ips: set[int] = set()
         self._former_values: frozenset[str] = frozenset()
@@ -417,30 +422,68 @@ class LeaseState:
         self._give_up()
 
     def observed(self, lease: SubnetLease | None, entry: Entry, now: float) -> None:
-        """The lease's key had this content. `lease` is None if the value is not a lease."""
+        """The watcher knows that the lease's key has this content. `lease` is None if the value is not a
+        lease.
+
+        That tells no time: `entry.ttl` is that of when the entry was written or listed, perhaps long ago. It
+        can only show that the lease ends earlier. So this node's own value of a later index is read back; of
+        the index that is known there is nothing to learn.
+        """
         index, ttl = entry.modified, entry.ttl
-        if (
-            index < self.index
-            or self.subnets is None
-            or (index == self.index and self._held and not self._must_read_back)
-        ):
+        if index < self.index or self.subnets is None or (index == self.index and self._held):
             return
+        was_timed = self._held and not self.permanent
+        if not self._take(lease, entry, now):
+            return
+        is_expected = entry.value == self.value
+        if is_expected and self.permanent:
+            self._must_read_back, self._next_action_at = False, math.inf
+        elif is_expected and (ttl or not was_timed):
+            self._must_read_back = bool(ttl)
+            self._next_action_at = max(now, self._may_read_at) if ttl else now
+        else:
+            self._write_again(entry, now)
+
+    def read_back(self, lease: SubnetLease | None, entry: Entry, sent: float) -> None:
+        """The lease's key was read, by a request that was sent at `sent`, and had this content; `entry.ttl`
+        seconds of its time were left then at least. `lease` is None if the value is not a lease.
+        """
+        self._may_read_at = sent + FIRST_RETRY_DELAY
+        if entry.modified < self.index or self.subnets is None:
+            self.read_in_vain(sent)
+            return
+        if not self._take(lease, entry, sent):
+            return
+        if entry.value == self.value:
+            self._must_read_back = False
+            self._set_expiry(sent, entry.ttl or 0)
+        else:
+            self._write_again(entry, sent)
+
+    def read_in_vain(self, now: float) -> None:
+        """A read told of an earlier state than the one that is known: the key is read again after a delay."""
+        if self._must_read_back:
+            self.write_failed(now)
+
+    def _take(self, lease: SubnetLease | None, entry: Entry, since: float) -> bool:
+        """Take what an entry says but for a later end. False if the lease is another node's now."""
         if lease is not None and not is_of(lease, self.own_ips, self.own_name):
             self.taken_by = lease.public_ip
             self._give_up()
-            return
-        keeps_expiry = ttl == 0 and self._held and not self.permanent  # 0: the store did not say when
+            return False
+        ends = since + entry.ttl if entry.ttl else math.inf  # 0: the store did not say when
+        self.expires = min(self.expires, ends) if self._held and not self.permanent else since
         self._is_confirmed = self._is_confirmed and entry.created == self.created
-        self.index = index
+        self.index = entry.modified
         self.created = entry.created
-        self.permanent = ttl is None
+        self.permanent = entry.ttl is None
         self._held = True
+        return True
+
+    def _write_again(self, entry: Entry, now: float) -> None:
+        """Write this node's lease again, which has another content, or an end that only a write tells."""
         is_own, self._must_read_back = self._is_own(entry.value), False
-        if entry.value == self.value and not keeps_expiry:
-            self._set_expiry(now, ttl or 0)
-        else:
-            # This node's lease with another content, or of unknown time: write it again.
-            self._next_action_at = now if is_own else now + self._rewritten(entry, now)
+        self._next_action_at = now if is_own else now + self._rewritten(entry, now)
 
     def rewritten_until(self, now: float) -> float | None:
         """Until when this node's lease counts as rewritten by another agent with its PublicIP; None if it is
@@ -466,6 +509,7 @@ class LeaseState:
     def missing(self, index: int, now: float) -> None:
         """The lease's key was absent at `index`: deleted or expired. The same subnet is requested again."""
         if index >= self.index and self.subnets is not None and (self._held or self._must_read_back):
+            self.index = index  # what the watcher knew before is no news
             self._held = self._is_confirmed = False
             self._must_read_back = False
             self._next_action_at = now

@@ -322,7 +322,7 @@ class RouteProgrammer:
         if basis != self._basis:
             self._basis, self._leases.site = basis, site
             self._unjudged.update(dict.fromkeys([*self._watcher.leases, *self._watcher.invalid]))
-        taken = 0
+        judged = self._leases.judged
         while self._unjudged:
             name, _ = self._unjudged.popitem()
             lease = self._watcher.leases.get(name) if name != own_name else None
@@ -337,8 +337,8 @@ class RouteProgrammer:
                 and self._holder.explains(name),
             )
             self._undeclared.update(dict.fromkeys(changed))
-            taken += 1
-            if taken % PART == 0:
+            if self._leases.judged - judged >= PART:
+                judged = self._leases.judged
                 await trio.lowlevel.checkpoint()
         self._unjudged.clear()  # a dict that was emptied one by one keeps its room, 50 bytes for each
 

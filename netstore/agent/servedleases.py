@@ -1,21 +1,26 @@
 """Which leases of other nodes are served, kept by what is known of each. Pure.
 
-A change of one lease costs O(log n), and O(k) for k leases that overlap it (`network.overlaps`).
+A change of one lease costs O(log n), and O(k) for k leases that it makes accepted or rejected, or that have
+other subnets inside of its own (`network.overlaps`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from netstore.agent.leasefilter import IPV4, IPV6, rejection
+from netstore.network.addresses import Subnet
+from netstore.network.ipv6 import Subnet6
 from netstore.network.overlaps import Claim, Overlaps
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from netstore.agent.leasefilter import ProtectedAddresses
-    from netstore.network.addresses import Subnet
     from netstore.network.config import Network
-    from netstore.network.ipv6 import Subnet6
     from netstore.network.lease import SubnetLease
+
+S = TypeVar("S", Subnet, Subnet6)
 
 
 class Site(NamedTuple):
@@ -60,16 +65,28 @@ class ServedLeases:
         self.served: dict[str, SubnetLease] = {}
         """The accepted leases by name, each with what may be served of it: without IPv6 if the network has
         none, or if that subnet was refused."""
-        self.rejected: dict[str, str] = {}
-        """The reason for each lease that is not served."""
-        self.rejected_ipv6: dict[str, str] = {}
-        """The reason for each of which only the IPv4 subnet is served."""
+        self.judged = 0
+        """How many leases were judged so far."""
+        self._rejected: dict[str, str | None] = {}
+        """The leases that are not served, each with its reason; None if that is another lease."""
+        self._rejected6: dict[str, str | None] = {}
+        """Those of which only the IPv4 subnet is served, in the same way."""
         self._leases: dict[str, SubnetLease] = {}
         self._invalid: dict[str, str] = {}
         self._unnoticed: set[str] = set()
         self._overlaps: Overlaps[Subnet] = Overlaps(site.fits)
         ipv6 = site.network.ipv6
         self._overlaps6: Overlaps[Subnet6] | None = None if ipv6 is None else Overlaps(ipv6.fits)
+
+    @property
+    def rejected(self) -> dict[str, str]:
+        """The reason for each lease that is not served. O(n): each of them is asked for."""
+        return _reasons(self._rejected, self._overlaps)
+
+    @property
+    def rejected_ipv6(self) -> dict[str, str]:
+        """The reason for each of which only the IPv4 subnet is served. O(n)."""
+        return {} if self._overlaps6 is None else _reasons(self._rejected6, self._overlaps6)
 
     def put(
         self, name: str, lease: SubnetLease | None, *, invalid: str | None = None, unnoticed: bool = False
@@ -98,8 +115,9 @@ class ServedLeases:
 
     def _judge(self, name: str) -> set[str]:
         """Accept or reject a lease. Returns the names for which `served` is another one now."""
+        self.judged += 1
         site, lease = self.site, self._leases.get(name)
-        reason = self._invalid.get(name)
+        reason, is_accepted = self._invalid.get(name), True
         if name in self._unnoticed:
             lease = None
         elif lease is not None:
@@ -107,11 +125,11 @@ class ServedLeases:
             reason = rejection(
                 IPV4, lease.subnet, lease.public_ip, network, own=own, protected=site.protected
             )
-            reason = reason or self._overlaps.reason(name)
-        if reason is None:
-            self.rejected.pop(name, None)
+            is_accepted = self._overlaps.reason(name) is None
+        if reason is None and is_accepted:
+            self._rejected.pop(name, None)
         else:
-            self.rejected[name] = reason
+            self._rejected[name] = reason
             lease = None
         if self._overlaps6 is None:
             return self._serve(name, lease)
@@ -121,18 +139,20 @@ class ServedLeases:
             concerned = self._overlaps6.put(name, lease.subnet6, Claim(lease.public_ip, lease.created))
         changed = self._serve(name, lease)
         for each in concerned:
-            if each != name and each not in self.rejected:
+            if each != name and each not in self._rejected:
+                self.judged += 1
                 changed |= self._serve(each, self._leases.get(each))
         return changed
 
     def _serve(self, name: str, lease: SubnetLease | None) -> set[str]:
         """Decide what is served of a lease that was accepted, None if it was not."""
-        reason6 = None if lease is None else self._rejection6(name, lease)
-        if reason6 is None:
-            self.rejected_ipv6.pop(name, None)
-        else:
-            self.rejected_ipv6[name] = reason6
-        if lease is not None and (reason6 is not None or self._overlaps6 is None):
+        self._rejected6.pop(name, None)
+        if lease is not None and self._overlaps6 is not None and lease.subnet6 is not None:
+            reason = self._rejection6(lease.subnet6, lease.public_ip6)
+            if reason is not None or self._overlaps6.reason(name) is not None:
+                self._rejected6[name] = reason
+                lease = lease.ipv4_only()
+        elif lease is not None and self._overlaps6 is None:
             lease = lease.ipv4_only()
         if lease == self.served.get(name):
             return set()
@@ -142,11 +162,16 @@ class ServedLeases:
             self.served[name] = lease
         return {name}
 
-    def _rejection6(self, name: str, lease: SubnetLease) -> str | None:
+    def _rejection6(self, subnet6: Subnet6, public_ip6: int | None) -> str | None:
+        """Why an IPv6 subnet is rejected, whatever other leases there are."""
         site = self.site
-        if self._overlaps6 is None or lease.subnet6 is None or site.network.ipv6 is None:
+        if site.network.ipv6 is None:
             return None
         own = site.subnet6, site.public_ip6
-        ranges = site.network.ipv6
-        reason = rejection(IPV6, lease.subnet6, lease.public_ip6, ranges, own=own, protected=site.protected6)
-        return reason or self._overlaps6.reason(name)
+        return rejection(IPV6, subnet6, public_ip6, site.network.ipv6, own=own, protected=site.protected6)
+
+
+def _reasons(rejected: Mapping[str, str | None], overlaps: Overlaps[S]) -> dict[str, str]:
+    """The reasons, with those that `overlaps` knows."""
+    found = {name: reason or overlaps.reason(name) for name, reason in rejected.items()}
+    return {name: reason for name, reason in found.items() if reason is not None}

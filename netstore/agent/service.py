@@ -26,6 +26,7 @@ from netstore.agent.announcer import Announcer
 from netstore.agent.backend import REPAIR_INTERVAL, STOP_SECONDS, plugin_errors
 from netstore.agent.envfile import SubnetFile
 from netstore.agent.health import Health
+from netstore.agent.lastingclock import LastingClock
 from netstore.agent.leaseholder import LeaseHolder
 from netstore.agent.leasestate import MAX_CLOCK_DRIFT, LeaseState
 from netstore.agent.leasewatcher import LeaseWatcher
@@ -181,7 +182,7 @@ class Agent:
             return "no subnet is held"
         if not self._holder.state.held:
             return self._holder.fault or "no subnet is held"
-        if self._holder.state.may_have_expired(trio.current_time()):
+        if self._holder.may_have_expired:
             return "the lease could not be renewed and may have expired: no pod gets an address until it is"
         return self._holder.fault
 
@@ -285,9 +286,7 @@ class Agent:
             backend=self._node.backend.manifest.name,
             store_api=self._store_api,
             lease_held=holder.state.held,
-            lease_ends_in=None
-            if holder.state.permanent or not holder.state.held
-            else holder.state.expires - trio.current_time(),
+            lease_ends_in=None if holder.state.permanent or not holder.state.held else holder.ends_in,
             leases=len(watcher.leases),
             skipped=len(programmer.rejected_leases.problems),
             unserved=len(programmer.unrouted_peers.problems),
@@ -564,7 +563,7 @@ class Agent:
         """Withdraw what an earlier run wrote when the lease of that run has ended, unless this run has
         written the file. Not for a reservation, which does not end.
         """
-        await trio.sleep(self._config.lease_ttl * (1 - MAX_CLOCK_DRIFT))
+        await LastingClock().sleep(self._config.lease_ttl * (1 - MAX_CLOCK_DRIFT))
         if not self._subnet_file.text:
             self._subnet_unsafe()
 

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from netstore.client.faults import BadAnswer
 from netstore.client.subnetstore import (
     Differs,
@@ -88,7 +90,10 @@ class V2Subnets:
         return Listing(entries, answer.etcd_index, answer.cluster_id)
 
     async def entry(self, name: str) -> Entry | Missing:
-        return await self._read(f"{self._folder}/{name}")
+        found = await self._read(f"{self._folder}/{name}")
+        if isinstance(found, Missing) or not found.ttl:
+            return found
+        return msgspec.structs.replace(found, ttl=found.ttl - 1)  # v2 rounds up to whole seconds
 
     async def create(self, name: str, value: str, ttl: int | None) -> Written | Differs:
         try:

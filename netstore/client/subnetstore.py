@@ -159,7 +159,7 @@ class SubnetStore(Protocol):
         """All entries."""
 
     async def entry(self, name: str) -> Entry | Missing:
-        """One entry, with its remaining time."""
+        """One entry, with its remaining time, which is no more than it has."""
 
     async def create(self, name: str, value: str, ttl: int | None) -> Written | Differs:
         """Write an entry that must not exist."""

@@ -103,6 +103,67 @@ class _First(NamedTuple):
     name: str
 
 
+class _Rank(NamedTuple):
+    """The order of the leases of one subnet."""
+
+    since: int
+    is_other_form: bool
+    created: int
+    name: str
+
+
+class _Group:
+    """The leases of one subnet that has several, in their order. A change costs O(log k) for k of them, and
+    the moving of k pointers.
+    """
+
+    def __init__(self) -> None:
+        self._created: dict[int, list[int]] = {}
+        """By node, when its leases were created, ascending."""
+        self._names: dict[int, list[tuple[bool, int, str]]] = {}
+        """By node, its leases in their order."""
+        self._ranks: list[_Rank] = []
+        """The first lease of each node, ascending."""
+        self.size = 0
+
+    @property
+    def first(self) -> _First:
+        """The lease that is accepted."""
+        rank = self._ranks[0]
+        return _First(rank.since, rank.name)
+
+    def add(self, name: str, claim: Claim) -> None:
+        """Take a lease that is not there yet."""
+        self._withdraw(claim.node)
+        insort(self._created.setdefault(claim.node, []), claim.created)
+        insort(self._names.setdefault(claim.node, []), (claim.is_other_form, claim.created, name))
+        self._rank(claim.node)
+        self.size += 1
+
+    def remove(self, name: str, claim: Claim) -> None:
+        """Remove a lease that is there."""
+        created, names = self._created[claim.node], self._names[claim.node]
+        self._withdraw(claim.node)
+        del created[bisect_left(created, claim.created)]
+        del names[bisect_left(names, (claim.is_other_form, claim.created, name))]
+        if names:
+            self._rank(claim.node)
+        else:
+            del self._created[claim.node], self._names[claim.node]
+        self.size -= 1
+
+    def _rank_of(self, node: int) -> _Rank:
+        return _Rank(self._created[node][0], *self._names[node][0])
+
+    def _rank(self, node: int) -> None:
+        insort(self._ranks, self._rank_of(node))
+
+    def _withdraw(self, node: int) -> None:
+        """The rank of a node that has leases is about to change."""
+        if node in self._names:
+            del self._ranks[bisect_left(self._ranks, self._rank_of(node))]
+
+
 class Overlaps(Generic[S]):
     """The leases by subnet. `fits` tells whether a node may hold a subnet under the network config; while
     nodes go from one SubnetLen to another, subnets of both lengths fit.
@@ -113,8 +174,10 @@ class Overlaps(Generic[S]):
     under two names for a moment, while the network changes between single and dual stack: the name of the
     network's present form is accepted then, and is as old as the other.
 
-    A change takes O(log n) for each length that there is, O(k) for k leases of the same subnet, and
-    O(k log n) for k leases of smaller subnets inside of it if another lease of the subnet is accepted then.
+    A change takes O(log n) for each length that there is, however many leases have the same subnet. Besides,
+    the first lease of a subnet and the end of the last one take O(k log n) for k other subnets inside of it,
+    and another accepted lease of a subnet that fits takes O(k) for those k accepted leases of smaller subnets
+    that are older than one of the two and younger than the other.
     """
 
     def __init__(self, fits: Callable[[S], bool]) -> None:
@@ -123,8 +186,8 @@ class Overlaps(Generic[S]):
         self._claims: dict[str, Claim] = {}
         self._first: dict[S, _First] = {}
         """The lease that is accepted of each subnet, as far as others of this subnet are concerned."""
-        self._groups: dict[S, set[str]] = {}
-        """The names of the leases of a subnet that has several. Usually none has."""
+        self._groups: dict[S, _Group] = {}
+        """The leases of a subnet that has several. Usually none has."""
         self._smaller: dict[S, list[_First]] = {}
         """The accepted leases of the smaller subnets inside of one, oldest first. Both fit; none is empty."""
         self._fitting: SubnetIndex[S] = SubnetIndex()
@@ -135,41 +198,50 @@ class Overlaps(Generic[S]):
         return name in self._subnets
 
     def put(self, name: str, subnet: S, claim: Claim) -> set[str]:
-        """Take a lease, in the place of its former one. Returns the names whose `reason` may have changed."""
-        former = self._subnets.get(name)
-        if former == subnet and self._claims[name] == claim:
+        """Take a lease, in the place of its former one. Returns the names of the leases that may be accepted
+        or rejected otherwise than before; of others only the reason may be another one (`reason`).
+        """
+        former, former_claim = self._subnets.get(name), self._claims.get(name)
+        if former == subnet and former_claim == claim:
             return set()
         changed: set[str] = self.remove(name) if former is not None and former != subnet else set()
-        self._subnets[name], self._claims[name] = subnet, claim
         first = self._first.get(subnet)
+        self._subnets[name], self._claims[name] = subnet, claim
         if first is None:
             self._index_of(subnet).add(subnet)
             if self._fits(subnet) and (
                 smaller := sorted(self._first[each] for each in self._fitting.inside(subnet))
             ):
                 self._smaller[subnet] = smaller
-            return changed | self._decide(subnet, {name})
-        names = self._names(subnet) | {name}
-        if len(names) > 1:
-            self._groups[subnet] = names
-        return changed | self._decide(subnet, names)
+        group = self._groups.get(subnet)
+        if group is None and first is not None and first.name != name:
+            group = self._groups[subnet] = _Group()
+            group.add(first.name, self._claims[first.name])
+        if group is None:  # the usual case
+            now = _First(claim.created, name)
+        else:
+            if former == subnet and former_claim is not None:
+                group.remove(name, former_claim)
+            group.add(name, claim)
+            now = group.first
+        return changed | {name} | self._accept(subnet, now)
 
     def remove(self, name: str) -> set[str]:
-        """Remove a lease, if it is there. Returns the names whose `reason` may have changed."""
+        """Remove a lease, if it is there. Returns names as `put` does."""
         subnet = self._subnets.pop(name, None)
         if subnet is None:
             return set()
-        del self._claims[name]
-        names = self._names(subnet) - {name}
-        if len(names) > 1:
-            self._groups[subnet] = names
-        else:
-            self._groups.pop(subnet, None)
-        changed = self._decide(subnet, names) | {name}
-        if not names:
+        claim, group = self._claims.pop(name), self._groups.get(subnet)
+        if group is None:
+            changed = self._accept(subnet, None)
             self._index_of(subnet).remove(subnet)
             self._smaller.pop(subnet, None)
-        return changed
+            return changed | {name}
+        group.remove(name, claim)
+        now = group.first
+        if group.size == 1:
+            del self._groups[subnet]
+        return self._accept(subnet, now) | {name}
 
     def reason(self, name: str) -> str | None:
         """Why a lease is rejected, None if it is not, or not known."""
@@ -199,43 +271,32 @@ class Overlaps(Generic[S]):
         smaller: list[S] = [each for index in indexes for each in islice(index.inside(subnet), 1)]
         return self._first[min(smaller)].name if smaller else None
 
-    def _names(self, subnet: S) -> set[str]:
-        """The names of the leases of a subnet that has some."""
-        return self._groups.get(subnet) or {self._first[subnet].name}
-
     def _index_of(self, subnet: S) -> SubnetIndex[S]:
         return self._fitting if self._fits(subnet) else self._odd
 
-    def _decide(self, subnet: S, names: set[str]) -> set[str]:
-        """Choose the accepted lease of a subnet, whose leases have these names. Returns the names whose
-        reason may have changed.
-        """
+    def _accept(self, subnet: S, now: _First | None) -> set[str]:
+        """This lease is the first of the subnet now; None if there is none. Returns names as `put` does."""
         before = self._first.pop(subnet, None)
-        if len(names) == 1:  # the usual case, four times as fast
-            [name] = names
-            self._first[subnet] = _First(self._claims[name].created, name)
-        elif names:
-            group = {name: self._claims[name] for name in names}
-            since: dict[int, int] = {}
-            for claim in group.values():
-                since[claim.node] = min(claim.created, since.get(claim.node, claim.created))
-            *_, first = min(
-                (since[claim.node], claim.is_other_form, claim.created, name) for name, claim in group.items()
-            )
-            self._first[subnet] = _First(since[group[first].node], first)
-        changed = set(names)
-        now = self._first.get(subnet)
+        if now is not None:
+            self._first[subnet] = now
         if now == before:
-            return changed
-        # Of a larger subnet, and of a smaller one that fits, this may concern only the accepted lease.
-        changed.update(self._first[each].name for each in self._odd.covering(subnet))
-        for each in self._odd.inside(subnet):
-            changed.update(self._names(each))
+            return set()
+        changed = {each.name for each in (before, now) if each is not None}
+        # Of any other subnet this may concern only the first lease: the others are rejected for that one.
+        if before is None or now is None:  # what does not fit is rejected, whichever lease it overlaps
+            changed.update(self._first[each].name for each in self._odd.overlapping(subnet))
         if self._fits(subnet):
-            changed.update(self._first[each].name for each in self._fitting.overlapping(subnet))
             for each in self._fitting.covering(subnet):
+                changed.add(self._first[each].name)
                 self._replace_smaller(each, before, now)
+            changed.update(each.name for each in self._between(subnet, before, now))
         return changed
+
+    def _between(self, subnet: S, before: _First | None, now: _First | None) -> list[_First]:
+        """The accepted leases of smaller subnets for which it matters which of these the subnet has."""
+        smaller = self._smaller.get(subnet, [])
+        places = [len(smaller) if each is None else bisect_left(smaller, each) for each in (before, now)]
+        return smaller[min(places) : max(places)]
 
     def _replace_smaller(self, subnet: S, before: _First | None, now: _First | None) -> None:
         """The accepted lease of a smaller subnet inside of this one is another now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -180,6 +181,7 @@ drawn_changes = st.lists(
         st.none() | st.integers(1, 3),  # its MAC, None: it goes
         st.integers(1, 3),  # its node
         st.integers(1, 4),  # when it was created
+        st.booleans(),  # whether the changes are taken then
     ),
     max_size=20,
 )
@@ -187,18 +189,20 @@ drawn_changes = st.lists(
 
 @given(drawn_changes)
 def test_after_any_changes_it_is_as_if_all_were_declared_at_once(
-    drawn: list[tuple[int, int | None, int, int]],
+    drawn: list[tuple[int, int | None, int, int, bool]],
 ) -> None:
     combined = Combined()
     kept = Kept(combined)
     now: dict[int, tuple[int, int, int]] = {}
-    for number, mac, node, created in drawn:
+    for number, mac, node, created, is_taken in drawn:
         if mac is None:
             now.pop(number, None)
             combined.remove(f"{number}")
         else:
             now[number] = (mac, node, created)
             combined.put(f"{number}", owner(number, node, created), vxlan(number, mac, node))
+        if not is_taken:
+            continue
         kept.take()
         served, refused, frames = expected(now)
         assert set(kept.routes) == {subnet(each) for each in served}
@@ -217,3 +221,64 @@ def expected(now: dict[int, tuple[int, int, int]]) -> tuple[set[int], set[int], 
         refused |= {number for number, each in sharing.items() if each[1] != node}
         frames[mac] = node
     return served, refused, frames
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("is_taken", [True, False])
+def test_a_change_of_one_of_many_with_one_mac_concerns_few(
+    order: int, is_taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether they come oldest first or youngest first, each in an update of its own or all in one."""
+    found = given_count = 0
+    find, give = Combined._find_losses, Combined._given
+
+    def counted(*args: Any) -> None:
+        nonlocal found
+        found += 1
+        find(*args)
+
+    def counted_given(*args: Any) -> Any:
+        nonlocal given_count
+        given_count += 1
+        return give(*args)
+
+    monkeypatch.setattr(Combined, "_find_losses", counted)
+    monkeypatch.setattr(Combined, "_given", counted_given)
+    combined = Combined()
+    kept = Kept(combined)
+    count = 200
+    for number in range(count)[::order]:
+        combined.put(f"{number}", owner(number, number, number), vxlan(number, 9, number))
+        if is_taken:
+            kept.take()
+    kept.take()
+    assert found <= 4 * count
+    assert given_count <= 12 * count
+    assert len(combined.refused) == count - 1
+    found = 0
+    combined.remove("0")
+    kept.take()
+    assert found <= 2
+    assert set(kept.routes) == {subnet(1)}
+    assert combined.refused[str(subnet(150))].startswith("192.168.77.1, whose lease is older")
+
+
+def test_a_node_with_many_leases_is_looked_at_by_its_youngest(monkeypatch: pytest.MonkeyPatch) -> None:
+    combined = Combined()
+    kept = Kept(combined)
+    for number in range(200):
+        combined.put(f"{number}", owner(number, 1, number), vxlan(number, 9, 1))
+    kept.take()
+    asked = 0
+    give = Combined._given
+
+    def counted(*args: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return give(*args)
+
+    monkeypatch.setattr(Combined, "_given", counted)
+    combined.remove("100")
+    kept.take()
+    assert asked < 5
+    assert len(kept.routes) == 199

@@ -226,7 +226,86 @@ def test_an_invalid_value_or_another_type_in_the_own_key_is_overwritten(lease: S
 def test_a_lease_rewritten_with_a_short_ttl_is_renewed_at_once() -> None:
     one = held()
     one.observed(MINE, seen(VALUE, 6, 20), 1010.0)
-    assert one.next(1010.0) == Overwrite(pair(LOW), 6, permanent=False, created=5)
+    assert not one.may_have_expired(1028.0)
+    assert one.may_have_expired(1029.0)
+    assert one.next(1010.0) == ReadBack(pair(LOW))
+    one.read_back(MINE, seen(VALUE, 6, 19), 1010.5)
+    assert one.next(1010.5) == Overwrite(pair(LOW), 6, permanent=False, created=5)
+
+
+def test_another_content_with_a_short_ttl_ends_the_lease_when_it_cannot_be_written_again() -> None:
+    one = held()
+    one.observed(SubnetLease(net(LOW), ME, "vxlan"), seen("theirs", 6, 20), 1010.0)
+    one.write_failed(1010.0)
+    one.read_back(SubnetLease(net(LOW), ME, "vxlan"), seen("theirs", 6, 15), 1011.0)
+    assert one.may_have_expired(1025.0)
+
+
+def test_what_the_watcher_knows_already_tells_no_time_and_ends_no_pause() -> None:
+    one = held()
+    one.write_failed(1060.0)
+    for ttl in (100, 0):
+        one.observed(MINE, seen(VALUE, 5, ttl), 1060.2)
+        assert one.next(1060.2) == Wait(1060.5)
+        assert one.next(1060.5) == ReadBack(pair(LOW))
+        assert one.may_have_expired(1099.0)
+    one.read_back(MINE, seen(VALUE, 5, 39), 1060.5)
+    assert one.next(1060.5) == Overwrite(pair(LOW), 5, permanent=False, created=5)
+
+
+def test_after_events_of_its_own_writes_the_lease_is_read_back_once() -> None:
+    one = held()
+    one.write_failed(1060.0)
+    for index in range(6, 20):
+        one.observed(MINE, seen(VALUE, index, 100), 5000.0)
+        assert one.may_have_expired(1099.0), "an event may be read long after it happened"
+    assert one.next(5000.0) == ReadBack(pair(LOW))
+    one.read_back(MINE, seen(VALUE, 25, 70), 5000.0)
+    assert one.next(5000.0) == Wait(5030.0)
+    assert not one.may_have_expired(5068.0)
+    for index in range(20, 26):
+        one.observed(MINE, seen(VALUE, index, 100), 5001.0)
+    assert one.next(5001.0) == Wait(5030.0), "these were read back already"
+
+
+def test_a_key_that_somebody_writes_all_the_time_is_read_seldom() -> None:
+    one, reads = held(), 0
+    for number in range(1000):
+        now = 1010.0 + number / 100
+        one.observed(MINE, seen(VALUE, 6 + number, 100), now)
+        if one.next(now) == ReadBack(pair(LOW)):
+            reads += 1
+            one.read_back(MINE, seen(VALUE, 6 + number, 99), now)
+    assert 20 <= reads <= 21, "two each second"
+    assert not one.may_have_expired(1110.0)
+
+
+def test_a_read_of_an_earlier_state_is_repeated_after_a_delay() -> None:
+    one = held(index=500)
+    one.comparison_failed(1010.0)
+    one.read_back(MINE, seen(VALUE, 3, 99), 1010.0)
+    assert one.next(1010.0) == Wait(1010.5)
+    one.missing(4, 1010.5)
+    one.read_in_vain(1010.5)
+    assert one.next(1010.5) == Wait(1011.5)
+    assert one.next(1011.5) == ReadBack(pair(LOW))
+
+
+def test_a_reservation_that_got_a_ttl_is_not_relied_on_before_it_is_read_back() -> None:
+    one = held(permanent=True)
+    one.observed(MINE, seen(VALUE, 6, 100), 1010.0)
+    assert one.may_have_expired(1010.0)
+    assert one.next(1010.0) == ReadBack(pair(LOW))
+    one.read_back(MINE, seen(VALUE, 6, 99), 1010.0)
+    assert not one.may_have_expired(1100.0)
+
+
+def test_what_the_watcher_knew_before_the_key_was_found_missing_is_no_lease() -> None:
+    one = held()
+    one.missing(8, 1100.0)
+    one.observed(MINE, seen(VALUE, 5, 100), 1100.0)
+    assert not one.is_written
+    assert one.next(1100.0) == Create(pair(LOW))
 
 
 def test_a_lease_that_became_a_reservation_stays_one() -> None:
@@ -239,7 +318,7 @@ def test_a_failed_comparison_leads_to_a_read() -> None:
     one = held()
     one.comparison_failed(1060.0)
     assert one.next(1060.0) == ReadBack(pair(LOW))
-    one.observed(MINE, seen(VALUE, 9, 100), 1061.0)
+    one.read_back(MINE, seen(VALUE, 9, 100), 1061.0)
     assert one.next(1061.0) == Wait(1121.0)
 
 
@@ -262,7 +341,7 @@ def test_a_new_address_is_written_and_the_former_one_still_counts_until_then() -
     one.set_value(new, encode_lease(new, "host-gw"), 1010.0)
     assert one.next(1010.0) == Overwrite(pair(LOW), 5, permanent=False, created=5)
     one.write_failed(1010.0)
-    one.observed(MINE, seen(VALUE, 5, 90), 1020.0)
+    one.read_back(MINE, seen(VALUE, 5, 90), 1020.0)
     assert one.held
     assert one.next(1020.0) == Overwrite(pair(LOW), 5, permanent=False, created=5)
     one.granted(pair(LOW), 8, value=one.value, permanent=False, sent=1020.0, created=5)
@@ -340,7 +419,7 @@ class Life(RuleBasedStateMachine):
         elif outcome == "missing":
             self.plan.missing(self.index, self.now)
         elif outcome == "looked":
-            self.look()
+            self.look(is_read=True)
         else:
             assert self.cell is not None
             self.plan.granted(
@@ -372,7 +451,7 @@ class Life(RuleBasedStateMachine):
         self.cell = Cell(VALUE, self.index, None if permanent else self.now + 100, created)
         return "done"
 
-    def look(self) -> None:
+    def look(self, *, is_read: bool = False) -> None:
         """Report what the watcher or a read would see now."""
         if self.cell is None:
             self.plan.missing(self.index, self.now)
@@ -380,7 +459,8 @@ class Life(RuleBasedStateMachine):
         lease = SubnetLease(net(LOW), OTHER if OTHERS in self.cell.value else ME, "host-gw")
         ttl = None if self.cell.expires is None else int(self.cell.expires - self.now)
         found = None if self.cell.value == "garbage" else lease
-        self.plan.observed(found, seen(self.cell.value, self.cell.index, ttl, self.cell.created), self.now)
+        told = self.plan.read_back if is_read else self.plan.observed
+        told(found, seen(self.cell.value, self.cell.index, ttl, self.cell.created), self.now)
 
     @rule()
     def act(self) -> None:
@@ -445,6 +525,129 @@ class Life(RuleBasedStateMachine):
 
 
 OTHERS = '"192.168.77.12"'
+
+
+class Times(RuleBasedStateMachine):
+    """A lease that this node alone writes, in a store that ends it exactly when its time is over. Requests
+    and answers take time and get lost; the watcher hears of each write late, and keeps what it heard.
+    """
+
+    shows_ttl = True
+    """As in v2: events tell the TTL of the moment they happened at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.index = 10
+        self.cell: Cell | None = None
+        self.events: list[Entry | int] = []
+        """What the watcher has not heard yet: entries, and the indexes of ends."""
+        self.known: Entry | None = None
+        self.heard = self.index
+        self.plan = LeaseState(ME, VALUE, 100, 40.0, LowestEntropy())
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        if self.cell is not None and self.cell.expires is not None and self.cell.expires <= self.now:
+            self.index += 1
+            self.cell = None
+            self.events.append(self.index)
+
+    def write(self, action: Create | Overwrite) -> str:
+        if isinstance(action, Create):
+            if self.cell is not None:
+                return "differs"
+        elif self.cell is None:
+            return "missing"
+        elif self.cell.index != action.index:
+            return "differs"
+        self.index += 1
+        created = self.index if self.cell is None else self.cell.created
+        self.cell = Cell(VALUE, self.index, self.now + 100, created)
+        self.events.append(seen(VALUE, self.index, 100 if self.shows_ttl else 0, created))
+        return "written"
+
+    @rule(
+        there=st.sampled_from([0.0, 0.3, 20.0]),
+        back=st.sampled_from([0.0, 0.3, 20.0]),
+        is_lost=st.sampled_from(["", "", "request", "answer"]),
+        hears=st.booleans(),
+    )
+    def act(self, there: float, back: float, is_lost: str, *, hears: bool) -> None:
+        action, sent = self.plan.next(self.now), self.now
+        if isinstance(action, Wait):
+            return
+        if isinstance(action, Confirm):
+            self.look()
+            if self.plan.next(self.now) == action and self.heard >= action.created:
+                self.plan.confirmed()
+            return
+        if isinstance(action, ChooseSubnet):
+            action = Create(pair(LOW))
+        assert isinstance(action, Create | Overwrite | ReadBack)
+        self.plan.is_writing = not isinstance(action, ReadBack)
+        self.pass_time(there)
+        outcome, found, at = "lost", self.cell, self.now
+        if is_lost != "request":
+            outcome = "read" if isinstance(action, ReadBack) else self.write(action)
+        index = self.index
+        self.pass_time(back)
+        if hears:
+            self.hear(9)
+        self.plan.is_writing = False
+        if is_lost:
+            self.plan.write_failed(self.now)
+        elif outcome == "missing" or (outcome == "read" and found is None):
+            self.plan.missing(index, sent)
+        elif outcome == "differs":
+            self.plan.comparison_failed(sent)
+        elif outcome == "read":
+            assert found is not None
+            assert found.expires is not None
+            ttl = int(found.expires - at)
+            self.plan.read_back(MINE, seen(VALUE, found.index, ttl, found.created), sent)
+        else:
+            created = action.created if isinstance(action, Overwrite) else None
+            self.plan.granted(pair(LOW), index, value=VALUE, permanent=False, sent=sent, created=created)
+
+    def look(self) -> None:
+        """As `LeaseHolder` does, whatever made the watcher speak."""
+        if self.known is None:
+            self.plan.missing(self.heard, self.now)
+        else:
+            self.plan.observed(MINE, self.known, self.now)
+
+    @rule(number=st.sampled_from([0, 1, 9]))
+    def hear(self, number: int) -> None:
+        """The watcher hears of some changes; of none when it speaks of another node's lease."""
+        for each in self.events[:number]:
+            self.known = None if isinstance(each, int) else each
+            self.heard = each if isinstance(each, int) else each.modified
+            self.look()
+        del self.events[:number]
+        self.look()
+
+    @rule(seconds=st.sampled_from([0.4, 7.0, 30.0, 70.0]))
+    def wait(self, seconds: float) -> None:
+        self.pass_time(seconds)
+
+    @invariant()
+    def a_lease_that_is_relied_on_lives(self) -> None:
+        assert self.plan.may_have_expired(self.now) or self.cell is not None, self.plan
+
+    @invariant()
+    def the_store_ends_no_lease_before_it_is_expected(self) -> None:
+        if self.plan.held and self.cell is not None and self.cell.expires is not None:
+            assert self.plan.lives_until <= self.cell.expires, self.plan
+
+
+class TimesV3(Times):
+    """The same, where events do not tell a time."""
+
+    shows_ttl = False
+
+
+TestTimes, TestTimesV3 = Times.TestCase, TimesV3.TestCase
 
 TestLife = Life.TestCase
 
@@ -630,6 +833,9 @@ def test_a_key_that_was_created_anew_is_confirmed_anew() -> None:
     one = held()
     one.observed(MINE, seen(VALUE, 8, 100, created=8), 1010.0)
     assert not one.held
+    assert one.next(1010.0) == ReadBack(pair(LOW))
+    one.read_back(MINE, seen(VALUE, 8, 99, created=8), 1010.0)
+    assert not one.held
     assert one.next(1010.0) == Confirm(pair(LOW), 8)
 
 
@@ -717,7 +923,7 @@ class Claimant:
             for key, each in self.view.items()
         ]
 
-    def look(self, now: float) -> None:
+    def look(self, now: float, *, is_read: bool = False) -> None:
         subnets = self.plan.subnets
         if subnets is None:
             return
@@ -728,7 +934,8 @@ class Claimant:
         lease = SubnetLease(subnets.subnet, there.ip, "host-gw", None, subnets.subnet6)
         ttl = None if there.expires is None else int(there.expires - now)
         value = encode_lease(there.ip, "host-gw")
-        self.plan.observed(lease, Entry("", value, there.index, ttl, there.created), now)
+        told = self.plan.read_back if is_read else self.plan.observed
+        told(lease, Entry("", value, there.index, ttl, there.created), now)
 
 
 class Claims(RuleBasedStateMachine):
@@ -745,9 +952,9 @@ class Claims(RuleBasedStateMachine):
 
     nodes_drawn = st.integers(0, 2)
 
-    def refresh(self, node: Claimant) -> None:
+    def refresh(self, node: Claimant, *, is_read: bool = False) -> None:
         node.view, node.seen_up_to = dict(self.store), self.index
-        node.look(self.now)
+        node.look(self.now, is_read=is_read)
 
     def write(self, node: Claimant, action: Create | Overwrite | Discard) -> str:
         there = self.store.get(action.subnets)
@@ -790,7 +997,7 @@ class Claims(RuleBasedStateMachine):
                 plan.contested(older.lease.public_ip)
             return
         if isinstance(action, ReadBack):
-            self.refresh(node)
+            self.refresh(node, is_read=True)
             return
         if isinstance(action, ChooseSubnet):
             chosen = choose_subnet(

@@ -17,9 +17,11 @@ from netstore_plugins import hostgw
 
 import netstore
 from netstore.agent import backend as protocol
+from netstore.agent import routeprogrammer
 from netstore.agent.backend import Wanted
 from netstore.agent.routeplan import AddRoute
 from netstore.agent.routeprogrammer import MAX_DEBOUNCE
+from netstore.agent.servedleases import ServedLeases
 from netstore.network.addresses import Subnet, parse_ip
 from tests.agent.fake_store import PREFIX
 from tests.agent.test_service import Node
@@ -302,3 +304,37 @@ async def test_a_backend_that_takes_long_is_asked_seldom_and_no_change_waits_for
         # One that is asked already, the pause, and the one that has the last change.
         await trio.sleep(2 * seconds + MAX_DEBOUNCE + 0.01)  # fixed: by the clock of the test
         assert is_routed(node, 50, MOVED)
+
+
+@pytest.mark.trio
+async def test_other_tasks_run_after_so_many_judged_leases_whatever_few_changed(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Subnets of other lengths than the network's: a larger one has those judged that are inside of it."""
+    node = made(tmp_path, "host-gw", 1)
+    value = '{"PublicIP":"192.168.77.12","BackendType":"host-gw"}'
+    large = [Subnet(parse_ip("10.4.0.0") + number * 2**16, 16) for number in range(3)]
+    inside = [Subnet(each.base + number * 4, 30) for each in large for number in range(40)]
+    for each in (*large, *inside):  # judged last to first
+        node.store.put(f"{PREFIX}/subnets/{each.lease_name}", value, 86_400)
+    monkeypatch.setattr(routeprogrammer, "PART", 50)
+    put, checkpoint = ServedLeases.put, trio.lowlevel.checkpoint
+    parts = [0]
+
+    def counted_put(leases: ServedLeases, *args: Any, **options: Any) -> set[str]:
+        before = leases.judged
+        changed = put(leases, *args, **options)
+        parts[-1] += leases.judged - before
+        return changed
+
+    async def counted_checkpoint() -> None:
+        parts.append(0)
+        await checkpoint()
+
+    monkeypatch.setattr(ServedLeases, "put", counted_put)
+    monkeypatch.setattr(trio.lowlevel, "checkpoint", counted_checkpoint)
+    async with node.running():
+        assert node.agent._programmer is not None
+        assert len(node.agent._programmer.rejected) == len(large) + len(inside)
+    assert sum(parts) >= 2 * len(inside)
+    assert max(parts) < 50 + 41

@@ -15,7 +15,7 @@ import trio
 import trio.testing
 from netstore_plugins.hostgw import HostGateway
 
-from netstore.agent import localnode, privileges
+from netstore.agent import lastingclock, localnode, privileges
 from netstore.agent.kernel import Address, Link
 from netstore.agent.leasestate import LeaseState
 from netstore.agent.leasewatcher import GRACE_PERIOD, LeaseWatcher
@@ -605,6 +605,100 @@ async def test_a_store_that_hangs_while_the_lease_ends(
         await trio.sleep(96)  # fixed: by the clock of the test
         assert node.env.exists()
         await trio.sleep(2)  # fixed: by the clock of the test
+        assert not node.env.exists()
+
+
+class Sleep:
+    """For how long the machine was suspended."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds = 5.0
+        monkeypatch.setattr(lastingclock, "suspended_seconds", lambda: self.seconds)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("ttl", [60, 86_400])
+async def test_a_lease_that_ended_while_the_machine_was_suspended_is_not_relied_on(
+    autojump_clock: MockClock, tmp_path: Path, api: str, monkeypatch: pytest.MonkeyPatch, ttl: int
+) -> None:
+    machine = Sleep(monkeypatch)
+    node = Node(tmp_path, api, lease_ttl=ttl)
+    async with node.running():
+        node.store.down = True
+        node.store.cut()
+        machine.seconds += ttl * 0.4
+        await trio.sleep(lastingclock.LOOK_SECONDS)
+        assert node.agent.not_ready() is None
+        assert node.env.exists()
+        machine.seconds += ttl * 0.6
+        assert "may have expired" in str(node.agent.not_ready())
+        await trio.sleep(lastingclock.LOOK_SECONDS)
+        assert not node.env.exists()
+        node.store.down = False
+        await trio.sleep(70)  # fixed: by the clock of the test
+        assert node.agent.not_ready() is None
+        assert node.env.exists()
+
+
+@pytest.mark.trio
+async def test_a_renewal_that_fell_due_while_the_machine_was_suspended_is_made_up_for(
+    autojump_clock: MockClock, tmp_path: Path, api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Sleep(monkeypatch)
+    node = Node(tmp_path, api, lease_ttl=3600)
+    async with node.running():
+        holder = node.agent._holder
+        assert holder is not None
+        machine.seconds += 3550
+        assert holder.ends_in < 60
+        await trio.sleep(lastingclock.LOOK_SECONDS + 1)
+        assert holder.ends_in > 3500
+        assert node.env.exists()
+        assert node.recorded.told("subnet_withdrawn") == []
+
+
+@pytest.mark.trio
+async def test_the_time_of_a_renewal_is_counted_from_before_the_machine_was_suspended(
+    autojump_clock: MockClock, tmp_path: Path, api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Sleep(monkeypatch)
+    node = Node(tmp_path, api, lease_ttl=100)
+    async with node.running():
+        holder = node.agent._holder
+        assert holder is not None
+        replace, is_asked, renewals = holder._store.replace, trio.Event(), 0
+
+        async def sleep_meanwhile(*args: Any, **options: Any) -> object:
+            nonlocal renewals
+            found = await replace(*args, **options)
+            renewals += 1
+            if not is_asked.is_set():
+                is_asked.set()
+                machine.seconds += 98
+                await trio.sleep(0.5)  # fixed: by the clock of the test
+            return found
+
+        monkeypatch.setattr(holder._store, "replace", sleep_meanwhile)
+        await is_asked.wait()
+        await trio.sleep(0.6)  # fixed: by the clock of the test
+        assert renewals == 2, "the answer told of a lease that was about to end"
+        assert holder.ends_in > 98
+        assert node.env.exists()
+
+
+@pytest.mark.trio
+async def test_the_file_of_an_earlier_run_does_not_outlast_its_lease_by_a_suspension(
+    autojump_clock: MockClock, tmp_path: Path, api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Sleep(monkeypatch)
+    node = Node(tmp_path, api, lease_ttl=3600)
+    async with node.running():
+        pass
+    node.store.down = True
+    node.agent = node.make()
+    async with node.running():
+        machine.seconds += 3600
+        await trio.sleep(lastingclock.LOOK_SECONDS)
         assert not node.env.exists()
 
 

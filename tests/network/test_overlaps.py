@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,8 +17,6 @@ from netstore.network.overlaps import Claim, Overlaps, SubnetIndex, nested
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-
-    import pytest
 
     from netstore.network.config import Network
 
@@ -234,9 +233,12 @@ def test_each_subnet_comes_with_all_earlier_ones_that_cover_it(drawn: list[Subne
         assert [each for each, _ in covering] == sorted({each for each, _ in covering})
 
 
+few = [Subnet.around(0x0A000000, length) for length in (22, 24, 25, 26)]
 changes = st.tuples(
     st.integers(0, 7),
-    st.none() | st.builds(Subnet.around, st.integers(0x0A000000, 0x0A0007FF), st.integers(21, 26)),
+    st.none()
+    | st.sampled_from(few)
+    | st.builds(Subnet.around, st.integers(0x0A000000, 0x0A0007FF), st.integers(21, 26)),
     st.builds(Claim, st.integers(1, 3), st.integers(0, 3), st.booleans()),
 )
 
@@ -247,7 +249,7 @@ def test_after_any_changes_it_is_as_if_all_were_looked_at_anew(
 ) -> None:
     overlaps = Overlaps(fits)
     known: dict[str, tuple[Subnet, Claim]] = {}
-    told: dict[str, str] = {}
+    rejected: set[str] = set()
     for number, subnet, claim in drawn:
         name = f"{number}"
         if subnet is None:
@@ -256,11 +258,11 @@ def test_after_any_changes_it_is_as_if_all_were_looked_at_anew(
         else:
             known[name] = subnet, claim
             changed = overlaps.put(name, subnet, claim)
-        for each in changed:
-            told.pop(each, None)
-            if (reason := overlaps.reason(each)) is not None:
-                told[each] = reason
-        assert told == all_conflicts(known, fits)
+        rejected -= changed
+        rejected |= {each for each in changed if overlaps.reason(each) is not None}
+        expected = all_conflicts(known, fits)
+        assert rejected == expected.keys(), "a lease that was not told is judged otherwise now"
+        assert reasons(overlaps, known) == expected
 
 
 def test_a_change_among_many_looks_at_few() -> None:
@@ -318,3 +320,33 @@ def test_many_names_for_one_subnet_are_as_many_leases_of_which_one_is_accepted()
     names = [f"10.5.1.0-24&fd00:{number:x}::-64" for number in range(100)]
     found = conflicts({name: lease("10.5.1.0/24") for name in names}, NETWORK)
     assert len(found) == len(names) - 1
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("nodes", [1, 5, 1000])
+def test_a_change_of_one_of_many_leases_of_a_subnet_concerns_few(order: int, nodes: int) -> None:
+    """Whether they come oldest first or youngest first, and over other leases that are inside of it."""
+    overlaps = Overlaps(NETWORK.fits)
+    subnet = Subnet(parse_ip("10.64.0.0"), 24)
+    for number in range(64):
+        overlaps.put(f"inside {number}", Subnet(subnet.base + number * 4, 30), Claim(9))
+    concerned = 0
+    numbers = range(1000)[::order]
+    for number in numbers:
+        concerned += len(overlaps.put(f"{number}", subnet, Claim(number % nodes, number)))
+    assert concerned <= 64 + 2 * len(numbers)
+    assert overlaps.reason("0") is None
+    assert overlaps.remove("0") == {"0", "1"}
+    assert overlaps.reason("999") == f"{subnet} overlaps the lease 1"
+    assert overlaps.put("0", subnet, Claim(0, 5000, is_other_form=True)) <= {"0", "1", "5"}
+
+
+def test_each_change_of_a_subnet_concerns_the_smaller_ones_in_between() -> None:
+    overlaps = Overlaps(fits_both)
+    whole = Subnet(parse_ip("10.5.5.0"), 24)
+    for place, created in ((0, 10), (128, 20)):
+        overlaps.put(f"half {created}", Subnet(whole.base + place, 25), Claim(created, created))
+    assert overlaps.put("a", whole, Claim(1, 15)) == {"a", "half 20"}
+    assert overlaps.put("b", whole, Claim(2, 12)) == {"a", "b"}
+    assert overlaps.put("c", whole, Claim(3, 5)) == {"b", "c", "half 10"}
+    assert overlaps.remove("c") == {"b", "c", "half 10"}
