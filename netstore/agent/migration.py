@@ -51,8 +51,10 @@ TOPIC: Final = "migration_part"
 
 
 def document_of(plan: Plan | None, config: str) -> str:
-    """The network config that a node starts with: that of the plan until it is over, whatever is stored."""
-    if plan is None or plan.phase.is_over:
+    """The network config that a node starts with: that of the plan until it is over, unless somebody has
+    written another one since than the two that the plan is about.
+    """
+    if plan is None or plan.phase.is_over or config not in {plan.old, plan.new}:
         return config
     return plan.new if plan.phase is Phase.FINISH else plan.old
 
@@ -169,6 +171,8 @@ class Migration:
             # The plan is gone, as with a store that was restored: what is stored is what is to be.
             is_new = await self._is_new_stored(self._plan)
             self._log.warning("migration_plan_gone", id=self._plan.id, config="new" if is_new else "old")
+            phase = Phase.DONE if is_new else Phase.ABORTED
+            await self._drain(self.sides, msgspec.structs.replace(self._plan, phase=phase))
             await self._settle(is_new=is_new)
         if plan is None or plan.phase.is_over:
             self._told_as = self._name
@@ -275,7 +279,8 @@ class Migration:
     def _check_document(self, plan: Plan) -> None:
         if self._node.document not in (plan.old, plan.new):
             raise NetstoreError(
-                "this agent runs with another network config than the one that is migrated; start it again"
+                f"this agent runs with another network config than those of the migration {plan.id}: start it"
+                " again, or end the migration (netstorectl network migrate abort)"
             )
 
     def _renumber(self, plan: Plan, *, is_new: bool, network_is_new: bool) -> None:
@@ -442,12 +447,7 @@ class Migration:
             self._plan = self._applied = self._wanted = None
         if self.sides is not None:
             self._plan = plan
-            sides = self.sides
-            # A node whose part is gone has ended before this one, and still receives as it told.
-            told = {**sides.view.told, **self._plans.told}
-            sides.view = View(plan, told, self._name)
-            self._programmer.leases_changed()
-            await trio.sleep(DRAIN_SECONDS)
+            await self._drain(self.sides, plan)
             await self._settle(is_new=is_new)
         elif (
             is_new and self._node.document == plan.old != plan.new and await self._plans.config() == plan.new
@@ -460,6 +460,14 @@ class Migration:
             self._forgotten = plan.id
             await self._plans.forget(self._name)
         return True
+
+    async def _drain(self, sides: TwoSides, plan: Plan) -> None:
+        """Send as the plan says, which is over, and receive by both sides for `DRAIN_SECONDS`."""
+        # A node whose part is gone has ended before this one, and still receives as it told.
+        told = {**sides.view.told, **self._plans.told}
+        sides.view = View(plan, told, self._name)
+        self._programmer.leases_changed()
+        await trio.sleep(DRAIN_SECONDS)
 
     async def _settle(self, *, is_new: bool) -> None:
         """Keep one side. The leases are listed first: then those that nodes have written anew are known."""

@@ -336,12 +336,15 @@ async def test_an_agent_with_another_config_says_so(autojump_clock: MockClock, n
 async def test_a_plan_that_vanishes_is_decided_by_the_config(
     autojump_clock: MockClock, node: Migrating, *, is_new: bool
 ) -> None:
+    """The other side is received by for a while: packets are on their way, and others have not seen it."""
     async with node.running():
         node.plan(Phase.PREPARE)
         await node.later()
         if is_new:
             node.store.put(f"{PREFIX}/config", VXLAN)
         node.store.remove(f"{PREFIX}/migration/plan")
+        await node.later(DRAIN_SECONDS - 1)
+        assert "flannel.1" in node.devices
         await node.later(3)
         assert node.agent.status()["backend"] == ("vxlan" if is_new else "host-gw")
         assert ("flannel.1" in node.devices) is is_new
@@ -1039,7 +1042,10 @@ async def test_subnet_env_names_the_new_network_also_where_it_has_the_subnet_alr
 def test_the_document_of_a_node_that_starts() -> None:
     plan = Plan("one", Phase.SEND, Change.BACKEND, "old", "new")
     assert document_of(None, "stored") == "stored"
-    found = {phase: document_of(msgspec.structs.replace(plan, phase=phase), "stored") for phase in Phase}
-    assert found[Phase.SEND] == found[Phase.REVERT] == "old"
-    assert found[Phase.FINISH] == "new"
-    assert found[Phase.DONE] == found[Phase.ABORTED] == "stored"
+    for stored in ("old", "new"):
+        found = {phase: document_of(msgspec.structs.replace(plan, phase=phase), stored) for phase in Phase}
+        assert found[Phase.SEND] == found[Phase.REVERT] == "old"
+        assert found[Phase.FINISH] == "new"
+        assert found[Phase.DONE] == found[Phase.ABORTED] == stored
+    for phase in Phase:
+        assert document_of(msgspec.structs.replace(plan, phase=phase), "another one") == "another one"

@@ -67,7 +67,7 @@ DOING: Final = {
     Phase.FINISH: "the config is written, nodes write their leases anew",
     Phase.DONE: "done; the old side is taken away",
     Phase.REVERT: "nodes send by the old config again",
-    Phase.ABORTED: "all is as before; the new side is taken away",
+    Phase.ABORTED: "nodes send as before; the new side is taken away",
 }
 
 HEADINGS: Final = ("ADDRESS", "NODE", "ROLE", "PHASE", "RECEIVES", "SENDS", "PROBLEM")

@@ -22,19 +22,21 @@ from netstore.cli.commands.leases import survey
 from netstore.cli.commands.options import NAME, Group, pass_settings
 from netstore.cli.commands.plugin import admitted_if_any, ask_plugins, types_in
 from netstore.cli.output import Form, Table, emit_value
-from netstore.errors import parse_problem
+from netstore.errors import NetstoreError, parse_problem
 from netstore.network.addresses import show_ip
 from netstore.network.backends import BUILT_IN, FOREIGN
 from netstore.network.check import check_network
 from netstore.network.config import Network, NetworkConfigError, parse_network
 from netstore.network.depth import is_deep
 from netstore.network.ipv6 import show_ip6
+from netstore.network.migration import FOLDER, PLAN, parse_plan
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
     from netstore.client.subnetstore import Differs, Entry, Missing, SubnetStore, Written
     from netstore.network.lease import SubnetLease
+    from netstore.network.migration import Plan
     from netstore.network.plugins import Plugin
 
 NAMED_ORPHANS: Final = 3
@@ -84,6 +86,15 @@ def set_(settings: Settings, source: str | None, *, force: bool) -> None:
     present = None if before is None else before.value
     told = warnings
     present_network = None if present is None else checked(present.encode())[0]
+    plan = None if present == value else plan_under_way(settings)
+    if plan is not None:
+        migration = f"the migration {plan.id} is under way ({plan.phase})"
+        if not force:
+            raise refused(
+                f"{key}: {migration}: go on with it (network migrate), or end it (network migrate abort);"
+                " --force writes the config all the same"
+            )
+        told = (*told, f"{migration}, and cannot go on to another config; network migrate abort ends it")
     lost = orphans(entries, present_network, wanted)
     if lost and not force:
         raise refused(f"{key}: {_orphaned(lost)}; release those leases first, or give --force")
@@ -212,6 +223,22 @@ def admitted_for(settings: Settings, text: bytes, *, must_answer: bool = True) -
         warn(f"the store was not asked for the plugins that it admits: {failure.text}")
         return {}
     return {each.plugin.name: each.plugin for each in stored}
+
+
+def plan_under_way(settings: Settings) -> Plan | None:
+    """The plan of a migration that is not over; None also for one that cannot be read: agents follow none."""
+
+    async def reading(store: SubnetStore) -> Sequence[Entry]:
+        return (await store.entries()).entries
+
+    for entry in settings.ask_network(reading, FOLDER):
+        if entry.name == PLAN:
+            try:
+                plan = parse_plan(entry.value)
+            except NetstoreError:
+                return None
+            return None if plan.phase.is_over else plan
+    return None
 
 
 def effective(network: Network) -> list[tuple[str, str | int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from netstore.cli.commands.invocation import Settings
 from netstore.cli.commands.network import differences
 from netstore.client.plugins import PluginsClient, Stored
+from netstore.network.migration import Change, Phase, Plan, encode_plan
 from netstore.network.plugins import Plugin
 from tests.cli.commands.conftest import DEAD
 
@@ -118,6 +120,24 @@ def test_a_document_no_daemon_can_use_is_refused_by_field(ctl: Run, document: st
         assert told.err.count("\n") == 1
         assert "; " in told.err, "a fix follows"
     assert ctl("network", "get").status == 3
+
+
+def test_a_config_is_not_set_while_a_migration_is_under_way(ctl: Run, prefix: str, keys: Keys) -> None:
+    assert ctl("network", "set", GOOD).status == 0
+    other, place = config(SubnetLen=25), f"{prefix}/migration/plan"
+    plan = Plan("one", Phase.SEND, Change.BACKEND, GOOD, config(Backend={"Type": "vxlan"}))
+    keys.put(place, encode_plan(plan))
+    told = ctl("network", "set", other)
+    assert (told.status, stored(keys, prefix)) == (1, GOOD)
+    assert "the migration one is under way (send): go on with it" in told.err
+    assert ctl("network", "set", GOOD).status == 0, "nothing changes"
+    told = ctl("network", "set", "--force", other)
+    assert (told.status, stored(keys, prefix)) == (0, other)
+    assert "warning: the migration one is under way (send), and cannot go on" in told.err
+    for over in (encode_plan(msgspec.structs.replace(plan, phase=Phase.ABORTED)), "no plan"):
+        keys.put(place, over)
+        for document in (GOOD, other):
+            assert ctl("network", "set", document).err == ""
 
 
 def test_force_does_not_help_where_the_store_checks_configs(run: Run, store: str) -> None:
@@ -366,12 +386,12 @@ def test_a_config_written_meanwhile_is_not_overwritten(
     other = config(SubnetLen=28)
     ask, calls = Settings.ask_network, 0
 
-    def interrupted(settings: Settings, action: Any) -> Any:
+    def interrupted(settings: Settings, *asked: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 2:
             keys.put(f"{prefix}/config", other)
-        return ask(settings, action)
+        return ask(settings, *asked)
 
     monkeypatch.setattr(Settings, "ask_network", interrupted)
     told = ctl("network", "set", GOOD)
