@@ -116,8 +116,8 @@ class EtcdSource:
         if self.is_backup_folder and not report.changes and not report.leases:
             told.append(
                 "the folder is one of etcdctl backup and has no v3 keys, which that copies only with"
-                " --with-v3: if this etcd had any, repeat the backup so, or take the data folder of the stopped"
-                " etcd"
+                " --with-v3: if this etcd had any, repeat the backup so, or take the data folder of the"
+                " stopped etcd"
             )
         if self.may_lack:
             told.append(
