@@ -21,7 +21,7 @@ from netstore.network.backends import BUILT_IN
 from netstore.network.config import KNOWN_PREFIXES
 from netstore.network.depth import MAX_DEPTH, is_deep
 from netstore.network.pluginreport import FOLDER, Report, parse_report
-from netstore.network.plugins import MAX_WHEEL_BYTES, Plugin, Wheel, check_plugin, is_in_range
+from netstore.network.plugins import MAX_WHEEL_BYTES, Plugin, Wheel, check_plugin, is_in_range, names_of
 from netstore.outputfile import open_output
 
 if TYPE_CHECKING:
@@ -170,6 +170,8 @@ def admit(
         return stored if wheel is None else await client.send(stored, data)
 
     stored = ask_plugins(settings, admitting)
+    for option in _unknown_settings(wanted):
+        warn(f"--setting {option}: the schema of {name} has no such option; it is ignored")
     if wanted.schema is None:
         warn(f"{name}: without --schema any Backend section passes")
     settings.show(content(stored), Table(HEADINGS, [_row(stored)]))
@@ -203,6 +205,12 @@ def _still_signed(wheel: Wheel, before: Wheel | None) -> Wheel:
         return msgspec.structs.replace(wheel, signature=before.signature)
     warn(f"{wheel.file}: has no signature; the present one is of another wheel, and goes with it")
     return wheel
+
+
+def _unknown_settings(plugin: Plugin) -> list[str]:
+    """Settings of a checked plugin that its schema does not have; none without a schema."""
+    names = names_of(plugin)
+    return [] if plugin.schema is None else [each for each in plugin.settings if each.lower() not in names]
 
 
 def _changed(name: str, present: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

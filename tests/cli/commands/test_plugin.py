@@ -171,6 +171,16 @@ def test_another_wheel_has_no_signature_and_must_be_in_the_range(
     assert (told.status, "has version 1.2, which is not in >2" in told.err) == (1, True)
 
 
+def test_a_setting_that_the_schema_does_not_have_is_told(ctl: Run, tmp_path: Path) -> None:
+    words = ("--schema", schema_file(tmp_path), "--setting", "prt=4", "--setting", "PORT=4")
+    told = ctl("plugin", "admit", "my-net", *words)
+    assert (told.status, told.err) == (
+        0,
+        "netstorectl: warning: --setting prt: the schema of my-net has no such option; it is ignored\n",
+    )
+    assert "any Backend section passes" in ctl("plugin", "admit", "my-net", "--schema", "").err
+
+
 def test_a_schema_of_a_later_release_is_not_lost(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     async def document(_: object, name: str) -> dict[str, Any]:
         return {"name": name, "schema": {"newKeyword": 1}}
