@@ -25,7 +25,7 @@ from netstore.network.plugins import MAX_WHEEL_BYTES, Plugin, Wheel, check_plugi
 from netstore.outputfile import open_output
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
     from typing import TypeVar
 
     from netstore.client.cluster import Refused
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 HEADINGS: Final = ("NAME", "VERSIONS", "SCHEMA", "WHEEL", "STORED", "SINCE")
 NODE_HEADINGS: Final = ("NODE", "ADDRESS", "RUNS", "PLUGIN", "VERSION", "ADMITTED", "PROBLEM")
+
+SHOWN_LEVELS: Final = 4
+"""Of objects in objects that `plugin show` gives rows: `schema.properties.Port.type` is the deepest."""
 
 TAKEN_AWAY: Final = object()
 """Instead of the value of a setting: there shall be none."""
@@ -91,8 +94,7 @@ def ls(settings: Settings) -> None:
 def show(settings: Settings, name: str) -> None:
     """Print all that is known of one plugin or built-in backend, with the schema of its options."""
     document = ask_plugins(settings, lambda client: client.document(name))
-    rows = [(field, _text(value)) for field, value in document.items()]
-    settings.show(document, Table(("FIELD", "VALUE"), rows))
+    settings.show(document, Table(("FIELD", "VALUE"), list(_fields(document))))
 
 
 @plugin.command("admit")
@@ -338,7 +340,7 @@ def _row(stored: Stored) -> tuple[str | None, ...]:
         "no" if each.schema is None else "yes",
         None if wheel is None else wheel.file,
         kept,
-        datetime.fromtimestamp(each.since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if each.since else None,
+        _time(each.since) if each.since else None,
     )
 
 
@@ -492,5 +494,23 @@ def _pair(word: str) -> tuple[str, Any]:
         return name, text
 
 
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+def _fields(
+    document: Mapping[str, Any], above: str = "", levels: int = SHOWN_LEVELS
+) -> Iterator[tuple[str, str]]:
+    """Each value of a document with its path, one a row; objects below these levels as JSON."""
+    for name, value in document.items():
+        path = above + name
+        if isinstance(value, dict) and value and levels > 1:
+            yield from _fields(value, f"{path}.", levels - 1)
+        elif path == "since" and type(value) is int:
+            yield path, _time(value)
+        else:
+            yield path, value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _time(seconds: int) -> str:
+    """An instant in UTC, from seconds since 1970; the number itself if it is out of range."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)

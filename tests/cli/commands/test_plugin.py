@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from netstore.cli.commands.failures import Failure
-from netstore.cli.commands.plugin import _exactly
+from netstore.cli.commands.plugin import _exactly, _fields
 from netstore.client.plugins import PluginsClient
 from netstore.network.pluginreport import Installed, Report, encode_report
 from netstore.network.plugins import PART_BYTES
@@ -169,6 +169,33 @@ def test_another_wheel_has_no_signature_and_must_be_in_the_range(
     assert ctl("plugin", "admit", "my-net", "--version", ">2").status == 0, "of what nodes install by hand"
     told = ctl("plugin", "admit", str(file))
     assert (told.status, "has version 1.2, which is not in >2" in told.err) == (1, True)
+
+
+def test_a_plugin_is_shown_a_value_a_line(ctl: Run, file: Path, tmp_path: Path) -> None:
+    admit = ("plugin", "admit", str(file), "--schema", schema_file(tmp_path), "--setting", "port=7")
+    since = ctl(*admit).rows[0][5]
+    assert since.endswith("Z")
+    shown = {row[0]: row[1] for row in ctl("plugin", "show", "my-net").rows}
+    size = str(file.stat().st_size)
+    assert len(shown.pop("wheel.sha256")) == 64
+    assert shown == {
+        "name": "my-net",
+        "versions": "==1.2",
+        "schema.type": "object",
+        "schema.properties.Port.type": "integer",
+        "schema.required": '["Port"]',
+        "settings.port": "7",
+        "wheel.file": file.name,
+        "wheel.size": size,
+        "wheel.received": size,
+        "since": since,
+    }
+    assert ["builtIn", "true"] in ctl("plugin", "show", "vxlan").rows
+
+
+def test_what_a_store_shows_is_not_trusted() -> None:
+    deep = {"a": {"b": {"c": {"d": {"e": 1}}}}, "since": 10**30}
+    assert list(_fields(deep)) == [("a.b.c.d", '{"e":1}'), ("since", str(10**30))]
 
 
 def test_a_setting_that_the_schema_does_not_have_is_told(ctl: Run, tmp_path: Path) -> None:
