@@ -20,10 +20,13 @@ PATH: Final = "/netstore/plugins"
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """An admitted plugin, and how many bytes of its wheel have arrived."""
+    """An admitted plugin, and how many bytes of its wheel have arrived. `has_unusable_schema`: it has a
+    schema, which a later release has written, and which is left out here.
+    """
 
     plugin: Plugin
     received: int = 0
+    has_unusable_schema: bool = False
 
 
 class PluginsClient:
@@ -153,5 +156,5 @@ def _stored(document: dict[str, Any]) -> Stored:
     try:
         check_plugin(stored.plugin)
     except PluginError:
-        return Stored(without, stored.received)
+        return Stored(without, stored.received, has_unusable_schema=True)
     return stored

@@ -72,6 +72,8 @@ class EtcdSource:
         """
         self.may_lack = False
         """The database is one of a data folder, whose log, which has the newest writes, is not there."""
+        self.is_backup_folder = False
+        """It is a folder of `etcdctl backup`: its database has no members, which a member always has."""
 
     @property
     def has_corrupt_alarm(self) -> bool:
@@ -110,6 +112,12 @@ class EtcdSource:
             names = ", ".join(repr(key.decode(errors="replace")) for key in report.unleased)
             told.append(
                 f"{report.unleased_count} keys have a lease that does not exist, and stay for ever: {names}"
+            )
+        if self.is_backup_folder and not report.changes and not report.leases:
+            told.append(
+                "the folder is one of etcdctl backup and has no v3 keys, which that copies only with"
+                " --with-v3: if this etcd had any, repeat the backup so, or take the data folder of the"
+                " stopped etcd"
             )
         if self.may_lack:
             told.append(
@@ -309,6 +317,7 @@ def _with_log(
             " its database does not say that it has them: start this etcd once, put any key (etcdctl put),"
             " as etcd 3.4 notes its place only with a change of a key, stop it with SIGTERM, and repeat this"
         )
+    source.is_backup_folder = database is not None and not source.facts.members
     source.torn, source.lost = log.torn, log.lost
     source.uncommitted = max(0, log.last - max(log.commit, index))
     return source

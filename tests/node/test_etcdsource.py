@@ -137,6 +137,19 @@ def test_a_log_that_ends_before_the_database_is_refused(folder: Folder, parts: E
     assert opened(folder, parts).applied == 12, "a folder of etcdctl backup"
 
 
+def test_a_backup_without_v3_keys_is_told(folder: Folder, parts: ExitStack) -> None:
+    def told(members: dict[bytes, bytes], keys: dict[bytes, bytes]) -> list[str]:
+        write_database(folder.snap / "db", 12, members=members, key=keys)
+        source, report = opened(folder, parts), Report()
+        assert list(source.records(report))
+        return source.left_out(report)
+
+    [words] = told({}, {})
+    assert "has no v3 keys, which that copies only with --with-v3" in words
+    assert not told({}, dict([put(2, b"a")]))
+    assert not told({b"5": b"{}"}, {}), "a member of which only the v2 API was used"
+
+
 def test_the_newest_snapshot_that_the_log_knows_is_used(folder: Folder, parts: ExitStack) -> None:
     folder.write_snapshot(77, b"not in the log")
     assert opened(folder, parts).applied == 12
@@ -215,7 +228,9 @@ def test_passwords_of_the_v2_api(folder: Folder, parts: ExitStack) -> None:
     folder.write_log([mark(0, 0), mark(10), v2_put(11, "/2/enabled", b"false"), v3_put(12)])
     source = opened(folder, parts)
     source.check_open(without_auth=False)
-    assert source.left_out(Report()) == ["1 users and 0 roles of the v2 API were left out: netstore has none"]
+    assert source.left_out(Report(changes=1)) == [
+        "1 users and 0 roles of the v2 API were left out: netstore has none"
+    ]
     folder.write_snapshot(10)
     folder.write_log([mark(0, 0), mark(10), v2_put(11, "/2/enabled", b"true"), v3_put(12)])
     with pytest.raises(NetstoreError, match=r"asks for passwords \(in its v2 API\)"):

@@ -231,18 +231,24 @@ def test_a_serving_etcd(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".import-*")), "the snapshot was needed for a while only"
 
 
-def test_a_folder_of_etcdctl_backup(tmp_path: Path, stopped: dict[str, Any]) -> None:
-    made = etcdctl(
-        "http://127.0.0.1:1",
-        "backup",
-        "--data-dir",
-        str(stopped["folder"]),
-        "--backup-dir",
-        str(tmp_path / "b"),
-        "--with-v3",
-    )
-    assert made.returncode == 0, made.stderr
+def test_a_folder_of_etcdctl_backup(
+    tmp_path: Path, stopped: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, more in (("without", ()), ("b", ("--with-v3",))):
+        made = etcdctl(
+            "http://127.0.0.1:1",
+            "backup",
+            "--data-dir",
+            str(stopped["folder"]),
+            "--backup-dir",
+            str(tmp_path / name),
+            *more,
+        )
+        assert made.returncode == 0, made.stderr
+    assert ctl("import", tmp_path / "without", "--data-dir", tmp_path / "v2") == 0
+    assert "has no v3 keys, which that copies only with --with-v3" in capsys.readouterr().err
     assert ctl("import", tmp_path / "b", "--data-dir", tmp_path / "new") == 0
+    assert "--with-v3" not in capsys.readouterr().err
     with start_netstored(tmp_path, data_dir=tmp_path / "new") as daemon:
         assert content_v3(daemon.url, stopped["last"]) == stopped["v3"]
         assert {path: node[0] for path, node in content_v2(daemon.url).items()} == {

@@ -146,6 +146,13 @@ def plugins(
     ][:MOST]
 
 
+def plugins_or_wheels(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem[str]]:
+    """Names of the admitted plugins; where none begins so, what the shell offers: files."""
+    return plugins(context, parameter, incomplete) or [CompletionItem(incomplete, type="file")]
+
+
 def _asked(context: click.Context, action: Callable[[V2Client], Awaitable[T]]) -> T | None:
     return _in_time(context, context.ensure_object(Settings).ask, action)
 

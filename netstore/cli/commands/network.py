@@ -32,7 +32,7 @@ from netstore.network.ipv6 import show_ip6
 from netstore.network.migration import FOLDER, PLAN, parse_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from netstore.client.subnetstore import Differs, Entry, Missing, SubnetStore, Written
     from netstore.network.lease import SubnetLease
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 NAMED_ORPHANS: Final = 3
 """How many leases outside the network a refusal names; the rest is counted."""
+
+FOR_FLANNELD: Final = "--force writes it for flanneld all the same"
 
 source_argument = click.argument("source", metavar="[FILE|-|JSON]", required=False, type=NAME)
 
@@ -74,7 +76,7 @@ def set_(settings: Settings, source: str | None, *, force: bool) -> None:
     wanted = checked(text)[0]
     unusable = unusable_by_agents(text, admitted)
     if unusable is not None and problem is None and not force:
-        raise refused(f"{unusable}; --force writes it for flanneld all the same")
+        raise refused(f"{unusable}; {FOR_FLANNELD}")
     key = settings.key("config")
 
     async def reading(store: SubnetStore) -> tuple[Entry | None, Sequence[Entry]]:
@@ -164,15 +166,16 @@ def get(settings: Settings, *, raw: bool) -> None:
 def check(settings: Settings, source: str | None) -> None:
     """Check a config and change nothing; without a source the one in the store.
 
-    The rules are those of the store. With a source no store is asked, unless for the plugins that it admits,
-    if Backend.Type names no built-in backend. Exit status 0: it may be written.
+    The rules are those of `network set`, but that no leases are looked at. With a source no store is asked,
+    unless for the plugins that it admits, if Backend.Type names no built-in backend. Exit status 0: `network
+    set` writes it without --force, if no lease stands in the way.
     """
     if source is None:
         key = settings.key("config")
         text, index = _present(settings, key)
-        _report(settings, text.encode(), {"key": key, "modifiedIndex": index})
+        _report(settings, text.encode(), {"key": key, "modifiedIndex": index}, for_agents=True)
     else:
-        _report(settings, document_given(source), {})
+        _report(settings, document_given(source), {}, for_agents=True)
 
 
 def checked(text: bytes) -> tuple[Network | None, str | None]:
@@ -193,7 +196,7 @@ def judged(text: bytes, admitted: Mapping[str, Plugin]) -> tuple[tuple[str, ...]
         return (), str(error)
 
 
-def unusable_by_agents(text: bytes, admitted: Container[str]) -> str | None:
+def unusable_by_agents(text: bytes, admitted: Collection[str]) -> str | None:
     """Why netstore-agent cannot run a network that some version of flannel can, with the fix; None if it
     can.
     """
@@ -201,10 +204,13 @@ def unusable_by_agents(text: bytes, admitted: Container[str]) -> str | None:
     if network is None:
         return problem
     if network.backend_type in FOREIGN and network.backend_type not in admitted:
-        known = ", ".join(sorted(BUILT_IN))
+        known = ", ".join(sorted({*BUILT_IN, *admitted}))
+        named = f"Backend.Type: {network.backend_type}"
+        if not types_in(text):
+            named = f"Backend: not given, which means {network.backend_type}; that"
         return (
-            f"Backend.Type: {network.backend_type} is a backend of flanneld that no admitted plugin has;"
-            f" choose one of {known}, or admit a plugin of this name with netstorectl plugin admit"
+            f"{named} is a backend of flanneld that no admitted plugin has; choose one of {known}, or admit a"
+            " plugin of this name with netstorectl plugin admit"
         )
     return None
 
@@ -375,10 +381,16 @@ def _orphaned(lost: Sequence[SubnetLease]) -> str:
     return f"leaves {len(lost)} lease{'' if len(lost) == 1 else 's'} outside ({named}{more})"
 
 
-def _report(settings: Settings, text: bytes, where: dict[str, object]) -> None:
-    """Print the settings that daemons take from a document; `Failure` if it must not be written."""
+def _report(settings: Settings, text: bytes, where: dict[str, object], *, for_agents: bool = False) -> None:
+    """Print the settings that daemons take from a document; `Failure` if it must not be written, or with
+    `for_agents` if netstore-agent cannot run it.
+    """
     network = checked(text)[0]
-    told, problem = judged(text, admitted_for(settings, text, must_answer="key" in where))
+    admitted = admitted_for(settings, text, must_answer="key" in where)
+    told, problem = judged(text, admitted)
+    if problem is None and for_agents:
+        unusable = unusable_by_agents(text, admitted)
+        problem = None if unusable is None else f"{unusable}; network set {FOR_FLANNELD}"
     for remark in told:
         warn(remark)
     try:

@@ -24,17 +24,64 @@ if TYPE_CHECKING:
 MAX_TIMEOUT: Final = 3600.0
 
 OF_ETCDCTL: Final = frozenset(
-    ("alarm", "compact", "compaction", "defrag", "del", "get", "lease", "put", "txn", "watch")
+    (
+        "alarm",
+        "compact",
+        "compaction",
+        "defrag",
+        "del",
+        "elect",
+        "get",
+        "lease",
+        "lock",
+        "put",
+        "txn",
+        "watch",
+    )
 )
 """Commands of etcdctl for the v3 API, which work with netstored, so netstorectl does not have them."""
 
 
 OTHERS: Final = {
+    "auth": "netstore has no users and passwords; client certificates say who may use it",
     "backup": "it copied a stopped etcd's folder; here 'snapshot save FILE' saves everything, keys of the v2"
     " API too, while the store runs, and 'snapshot restore FILE' makes a data folder of it",
+    "check": "'doctor' checks this machine and the store, 'network check' a network config",
+    "cluster-health": "'endpoint health --cluster' asks all members",
+    "endpoint hashkv": "etcdctl has it: ETCDCTL_API=3 etcdctl endpoint hashkv",
+    "hashkv": "etcdctl has it: ETCDCTL_API=3 etcdctl endpoint hashkv",
+    "key unset": "'key rm' removes a file",
+    "key update": "'key set' writes a file that exists, too",
+    "ls": "'key ls' lists keys of the v2 API, and ETCDCTL_API=3 etcdctl get --prefix those of v3",
+    "make-mirror": "'mirror' copies the keys of one store into another",
+    "mk": "'key mk' creates a file (v2 API)",
+    "mkdir": "'key mkdir' creates a directory (v2 API)",
+    "restore": "'snapshot restore FILE' makes a data folder of a backup",
+    "rm": "'key rm' removes a file (v2 API), and ETCDCTL_API=3 etcdctl del keys of the v3 API",
+    "rmdir": "'key rmdir' removes an empty directory (v2 API)",
+    "role": "netstore has no users and roles; client certificates say who may use it",
+    "set": "'key set' writes keys of the v2 API, and ETCDCTL_API=3 etcdctl put those of v3",
     "snapshot backup": "'snapshot save FILE' makes a backup",
+    "update": "'key set' writes a file that exists, too (v2 API), and ETCDCTL_API=3 etcdctl put a v3 key",
+    "user": "netstore has no users and passwords; client certificates say who may use it",
+    "version": "--version prints that of this command, and 'status' those of the members",
 }
-"""Commands below the program that are another one here, and which: of etcdctl's v2 API, or guessed."""
+"""Commands below the program that are another one here, and which: of etcdctl, or guessed."""
+
+SAME: Final = (
+    ("rm", "remove", "delete", "del", "release", "unreserve", "retire", "unadmit"),
+    ("ls", "list"),
+    ("set", "put", "write"),
+    ("show", "get", "cat", "info"),
+    ("add", "admit", "reserve", "create"),
+    ("save", "create"),
+    ("mk", "create"),
+    ("verify", "check"),
+)
+"""Verbs of one meaning: who gives one that a noun does not have is told of those that it has."""
+
+LIKENESS: Final = 0.75
+"""From which ratio of `difflib` on a word is taken for another one, mistyped."""
 
 
 PATH: Final = click.Path(path_type=Path, readable=False)
@@ -232,7 +279,26 @@ class Group(click.Group):
         if ctx.parent is None and args[0] in OF_ETCDCTL and args[0] not in self.commands:
             text = f"No such command '{args[0]}'; etcdctl has it: ETCDCTL_API=3 etcdctl {args[0]}"
             raise click.UsageError(text, ctx)
+        if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing and args[0][:1] != "-":
+            raise click.UsageError(f"No such command {args[0]!r}{self._meant(ctx, args[0])}", ctx)
         return super().resolve_command(ctx, args)
+
+    def _meant(self, ctx: click.Context, word: str) -> str:
+        """What somebody may have meant by a word that is no command of this group, with a full stop, which is
+        all if nothing is like it. By letters only what may be mistyped: `unset` is not `set`.
+        """
+        from difflib import get_close_matches  # noqa: PLC0415 - for a wrong command alone
+
+        verbs = {verb for same in SAME if word in same for verb in same if verb in self.commands}
+        if verbs and ctx.parent is not None:
+            each = " or ".join(f"'{ctx.info_name} {verb}'" for verb in sorted(verbs))
+            return f"; {each} does that."
+        likely = [name for name in self.commands if name.startswith(word)] if len(word) > 1 else []
+        likely += get_close_matches(word.lower(), self.commands, cutoff=LIKENESS)
+        found = [name for name in dict.fromkeys(likely) if not word.endswith(name)]
+        if not found or any(word in same for same in SAME):
+            return "."
+        return f". Did you mean {' or '.join(map(repr, found))}?"
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The shared options in the program's own help, only the verbs in a noun's."""

@@ -21,11 +21,11 @@ from netstore.network.backends import BUILT_IN
 from netstore.network.config import KNOWN_PREFIXES
 from netstore.network.depth import MAX_DEPTH, is_deep
 from netstore.network.pluginreport import FOLDER, Report, parse_report
-from netstore.network.plugins import MAX_WHEEL_BYTES, Plugin, Wheel, check_plugin, is_in_range
+from netstore.network.plugins import MAX_WHEEL_BYTES, Plugin, Wheel, check_plugin, is_in_range, names_of
 from netstore.outputfile import open_output
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
     from typing import TypeVar
 
     from netstore.client.cluster import Refused
@@ -37,6 +37,12 @@ if TYPE_CHECKING:
 
 HEADINGS: Final = ("NAME", "VERSIONS", "SCHEMA", "WHEEL", "STORED", "SINCE")
 NODE_HEADINGS: Final = ("NODE", "ADDRESS", "RUNS", "PLUGIN", "VERSION", "ADMITTED", "PROBLEM")
+
+SHOWN_LEVELS: Final = 4
+"""Of objects in objects that `plugin show` gives rows: `schema.properties.Port.type` is the deepest."""
+
+TAKEN_AWAY: Final = object()
+"""Instead of the value of a setting: there shall be none."""
 
 SIGNATURE_BYTES: Final = 64
 MAX_SIGNATURE_BYTES: Final = 1024
@@ -88,17 +94,25 @@ def ls(settings: Settings) -> None:
 def show(settings: Settings, name: str) -> None:
     """Print all that is known of one plugin or built-in backend, with the schema of its options."""
     document = ask_plugins(settings, lambda client: client.document(name))
-    rows = [(field, _text(value)) for field, value in document.items()]
-    settings.show(document, Table(("FIELD", "VALUE"), rows))
+    settings.show(document, Table(("FIELD", "VALUE"), list(_fields(document))))
 
 
 @plugin.command("admit")
-@click.argument("source", metavar="NAME|FILE.whl")
+@click.argument("source", metavar="NAME|FILE.whl", shell_complete=completion.plugins_or_wheels)
 @click.option("--name", "as_name", metavar="NAME", help="The Type, if the wheel has several backends.")
-@click.option("--schema", metavar="FILE", help="JSON Schema of the Backend section.")
-@click.option("--version", "versions", metavar="RANGE", help="Versions nodes may run, as '>=1,<2'.")
-@click.option("--setting", "pairs", metavar="OPTION=VALUE", multiple=True, help="Value of an option.")
-@click.option("--signature", metavar="FILE", help="Ed25519 signature of the wheel's SHA-256.")
+@click.option("--schema", metavar="FILE", help="JSON Schema of the Backend section; '' for none.")
+@click.option(
+    "--version", "versions", metavar="RANGE", help="Versions nodes may run, as '>=1,<2'; '' for all."
+)
+@click.option(
+    "--setting",
+    "pairs",
+    metavar="OPTION=VALUE",
+    multiple=True,
+    help="Value of an option; OPTION= takes it away.",
+)
+@click.option("--signature", metavar="FILE", help="Ed25519 signature of the wheel's SHA-256; '' for none.")
+@click.option("--without-wheel", is_flag=True, help="Take the wheel away.")
 @pass_settings
 def admit(
     settings: Settings,
@@ -109,35 +123,110 @@ def admit(
     versions: str | None,
     pairs: tuple[str, ...],
     signature: str | None,
+    without_wheel: bool,
 ) -> None:
     """Admit a plugin, so that network configs may name it; or change what is said of it.
 
-    With a wheel, the cluster keeps it for the agents that may install plugins.
+    With a wheel, the cluster keeps it for the agents that may install plugins. Of a plugin that is admitted
+    already, what is not given stays as it is.
     """
     data, wheel, name, version = b"", None, source, ""
     if source.endswith(".whl"):
+        if without_wheel:
+            raise click.UsageError("--without-wheel takes the wheel away; name the plugin, and no wheel")
         data, wheel, name, version = _wheel(source, as_name, signature)
-        versions = _exactly(source, version) if versions is None else versions
     elif signature is not None or as_name is not None:
         raise click.UsageError("--signature and --name are for wheels")
-    wanted = Plugin(name, versions or "", _schema(schema), wheel, dict(map(_pair, pairs)))
-    try:
-        check_plugin(wanted)
-    except NetstoreError as error:
-        raise refused(str(error)) from None
-    if wheel is not None and not is_in_range(version, wanted.versions):
+    given = dict(map(_pair, pairs))
+    _checked(Plugin(name, versions or ""))
+    new_schema = _schema(schema) if schema else None
+    present = None if name in BUILT_IN else ask_plugins(settings, lambda client: _present(client, name))
+    before = Plugin(name) if present is None else present.plugin
+    kept_schema = new_schema if schema is not None else before.schema
+    if present is not None and schema is None and present.has_unusable_schema:
         raise refused(
-            f"--version: {source} has version {version}, which is not in {wanted.versions}: no agent uses"
+            f"{name}: its schema was written by a later release and cannot be kept by this command; use the"
+            " netstorectl of that release, or give another --schema"
+        )
+    if versions is None:
+        is_new = present is None
+        versions = _exactly(source, version) if is_new and wheel is not None else before.versions
+    if wheel is not None and signature is None:
+        wheel = _still_signed(wheel, before.wheel)
+    wanted = Plugin(
+        name,
+        versions,
+        kept_schema,
+        (None if without_wheel else before.wheel) if wheel is None else wheel,
+        _changed(name, before.settings, given),
+    )
+    _checked(wanted)
+    if wheel is not None and not is_in_range(version, versions):
+        raise refused(
+            f"--version: {source} has version {version}, which is not in {versions}: no agent uses"
             " it; give a range that it is in"
         )
 
     async def admitting(client: PluginsClient) -> Stored:
-        return await client.send(await client.admit(wanted), data)
+        stored = await client.admit(wanted)
+        return stored if wheel is None else await client.send(stored, data)
 
     stored = ask_plugins(settings, admitting)
+    for option in _unknown_settings(wanted):
+        warn(f"--setting {option}: the schema of {name} has no such option; it is ignored")
     if wanted.schema is None:
         warn(f"{name}: without --schema any Backend section passes")
     settings.show(content(stored), Table(HEADINGS, [_row(stored)]))
+
+
+def _checked(wanted: Plugin) -> None:
+    """`Failure` if a field is invalid."""
+    try:
+        check_plugin(wanted)
+    except NetstoreError as error:
+        raise refused(str(error)) from None
+
+
+async def _present(client: PluginsClient, name: str) -> Stored | None:
+    """What is said of a plugin; None if it is not admitted. Of a store that keeps none the write tells it."""
+    from netstore.client.cluster import Refused  # noqa: PLC0415 - see Settings.run
+
+    try:
+        return await client.plugin(name)
+    except Refused as error:
+        if error.status == 404:
+            return None
+        raise
+
+
+def _still_signed(wheel: Wheel, before: Wheel | None) -> Wheel:
+    """A wheel that is given without a signature: the present one stays if it is of the same bytes."""
+    if before is None or not before.signature:
+        return wheel
+    if before.sha256 == wheel.sha256:
+        return msgspec.structs.replace(wheel, signature=before.signature)
+    warn(f"{wheel.file}: has no signature; the present one is of another wheel, and goes with it")
+    return wheel
+
+
+def _unknown_settings(plugin: Plugin) -> list[str]:
+    """Settings of a checked plugin that its schema does not have; none without a schema."""
+    names = names_of(plugin)
+    return [] if plugin.schema is None else [each for each in plugin.settings if each.lower() not in names]
+
+
+def _changed(name: str, present: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with those that are given, whose names match in any case; an empty text takes one away."""
+    kept = dict(present)
+    for option, value in given.items():
+        known = [each for each in kept if each.lower() == option.lower()]
+        if value is TAKEN_AWAY and not known:
+            warn(f"--setting {option}=: {name} has no such setting")
+        for each in known:
+            del kept[each]
+        if value is not TAKEN_AWAY:
+            kept[option] = value
+    return kept
 
 
 @plugin.command("retire")
@@ -251,7 +340,7 @@ def _row(stored: Stored) -> tuple[str | None, ...]:
         "no" if each.schema is None else "yes",
         None if wheel is None else wheel.file,
         kept,
-        datetime.fromtimestamp(each.since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if each.since else None,
+        _time(each.since) if each.since else None,
     )
 
 
@@ -342,7 +431,7 @@ def _wheel(source: str, as_name: str | None, signature: str | None) -> tuple[byt
         raise refused(f"{source}: has no backend {as_name}; it has {', '.join(names) or 'none'}")
     if as_name is None and len(names) != 1:
         raise refused(f"{source}: has {len(names)} backends ({', '.join(names)}); name one with --name")
-    signed = "" if signature is None else _signature(signature)
+    signed = _signature(signature) if signature else ""
     wheel = Wheel(Path(source).name, hashlib.sha256(data).hexdigest(), len(data), signed)
     return data, wheel, as_name or names[0], found.version
 
@@ -373,9 +462,7 @@ def _signature(source: str) -> str:
     return base64.b64encode(data).decode()
 
 
-def _schema(source: str | None) -> dict[str, Any] | None:
-    if source is None:
-        return None
+def _schema(source: str) -> dict[str, Any]:
     text = content_of(source, MAX_SCHEMA_BYTES, "give a JSON Schema as --schema")
     try:
         if is_deep(text):
@@ -389,7 +476,7 @@ def _schema(source: str | None) -> dict[str, Any] | None:
 
 
 def _pair(word: str) -> tuple[str, Any]:
-    """A setting: its value is JSON where that can be read, else text."""
+    """A setting: its value is JSON where that can be read, else text; `TAKEN_AWAY` if there is none."""
     name, equals, text = word.partition("=")
     if not name or not equals:
         raise click.BadParameter(f"{word!r} is not OPTION=VALUE", param_hint="--setting")
@@ -399,11 +486,31 @@ def _pair(word: str) -> tuple[str, Any]:
         raise click.BadParameter(f"{word!r} is not UTF-8", param_hint="--setting") from None
     if is_deep(text.encode()):
         raise click.BadParameter(f"{name} is nested deeper than {MAX_DEPTH} levels", param_hint="--setting")
+    if not text:
+        return name, TAKEN_AWAY
     try:
         return name, msgspec.json.decode(text)
     except (msgspec.MsgspecError, RecursionError):
         return name, text
 
 
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+def _fields(
+    document: Mapping[str, Any], above: str = "", levels: int = SHOWN_LEVELS
+) -> Iterator[tuple[str, str]]:
+    """Each value of a document with its path, one a row; objects below these levels as JSON."""
+    for name, value in document.items():
+        path = above + name
+        if isinstance(value, dict) and value and levels > 1:
+            yield from _fields(value, f"{path}.", levels - 1)
+        elif path == "since" and type(value) is int:
+            yield path, _time(value)
+        else:
+            yield path, value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _time(seconds: int) -> str:
+    """An instant in UTC, from seconds since 1970; the number itself if it is out of range."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)

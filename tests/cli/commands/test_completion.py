@@ -99,6 +99,7 @@ def test_options_before_the_word_count(offers: Callable[..., list[str]], ctl: Ru
     ctl("key", "set", f"{prefix}/other/subnets/10.1.5.0-24", '{"PublicIP":"192.168.77.11"}')
     assert offers("--prefix", f"{prefix}/other", "subnet", "renew", "") == ["10.1.5.0/24"]
     assert offers("--endpoints", "http://127.0.0.1:1", "subnet", "renew", "") == []
+    assert offers("--endpoints", "http://127.0.0.1:1", "plugin", "admit", "x.w") == ["x.w"], "a file"
 
 
 @pytest.mark.parametrize(

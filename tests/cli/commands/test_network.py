@@ -161,6 +161,7 @@ def test_force_does_not_help_where_the_store_checks_configs(run: Run, store: str
             config(Network="10.23.0.0/29", SubnetLen=30, Backend={"Type": "host-gw"}),
             "/29 is too small to divide",
         ),
+        (config(Backend=None), "Backend: not given, which means udp; that is a backend of flanneld"),
         (config(Backend={"Type": "AWS-VPC"}), "aws-vpc is a backend of flanneld that no admitted plugin has"),
     ],
 )
@@ -168,8 +169,10 @@ def test_what_only_a_flanneld_can_use_is_written_by_force_with_a_warning(
     ctl: Run, prefix: str, keys: Keys, flannels: str, why: str
 ) -> None:
     told = ctl("network", "check", flannels)
-    assert told.status == 0
+    assert told.status == 1
     assert "netstorectl: warning: " in told.err
+    assert told.err.endswith("; network set --force writes it for flanneld all the same\n")
+    assert why in told.err.splitlines()[-1]
     told = ctl("network", "set", flannels)
     assert told.status == 1
     assert why in told.err
@@ -178,6 +181,21 @@ def test_what_only_a_flanneld_can_use_is_written_by_force_with_a_warning(
     assert told.status == 0
     assert "netstorectl: warning: " in told.err
     assert stored(keys, prefix) == flannels
+    told = ctl("network", "check")
+    assert (told.status, why in told.err) == (1, True), "the same of what is stored"
+    assert ctl("network", "get").status == 0
+
+
+def test_the_backends_to_choose_from_are_told_with_the_admitted_ones(
+    ctl: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def admitted(_: object) -> tuple[Stored, ...]:
+        return (Stored(Plugin("geneve"), 0),)
+
+    monkeypatch.setattr("netstore.cli.commands.network.admitted_if_any", admitted)
+    for command in ("set", "check"):
+        told = ctl("network", command, config(Backend={"Type": "udp"}))
+        assert (told.status, ", geneve, host-gw, " in told.err) == (1, True), told.err
 
 
 def test_a_backend_of_flanneld_that_a_plugin_has_is_written(
@@ -244,8 +262,8 @@ def test_a_value_that_only_changed_its_type_is_seen(ctl: Run) -> None:
 
 def test_warnings_where_old_daemons_read_something_else(ctl: Run) -> None:
     told = ctl("network", "check", config(Network="10.0.0.7/24", SubnetLen=None, Backend=None, Colour="red"))
-    assert told.status == 0
-    warned = [line.split(": ")[2] for line in told.err.splitlines()]
+    assert told.status == 1, "for the Backend"
+    warned = [line.split(": ")[2] for line in told.err.splitlines() if ": warning: " in line]
     assert sorted(warned) == ["Backend", "Backend.Type", "Colour", "Network", "SubnetLen"]
     assert ctl("network", "check", GOOD).err == ""
 

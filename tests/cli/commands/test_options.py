@@ -60,3 +60,42 @@ def test_who_looks_for_what_etcdctl_has_is_told(run: Run, words: tuple[str, ...]
     assert told.status == Exit.USAGE
     assert f"ETCDCTL_API=3 etcdctl {words[0]}. See" in told.err
     assert "etcdctl" not in run("member", "get").err, "only where no noun was given"
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("member remove x", "; 'member rm' does that."),
+        ("member list", "; 'member ls' does that."),
+        ("subnet delete x", "; 'subnet release' does that."),
+        ("subnet unreserve x", "; 'subnet release' does that."),
+        ("plugin remove x", "; 'plugin retire' does that."),
+        ("network show", "; 'network get' does that."),
+        ("snapshot create x", "; 'snapshot save' does that."),
+        ("set /a b", ": 'key set' writes keys of the v2 API"),
+        ("cluster-health", ": 'endpoint health --cluster' asks"),
+        ("restore x", ": 'snapshot restore FILE' makes"),
+        ("version", ": --version prints"),
+        ("endpoint hashkv", ": etcdctl has it: ETCDCTL_API=3 etcdctl endpoint hashkv"),
+        ("user list", ": netstore has no users"),
+        ("make-mirror x", ": 'mirror' copies"),
+        ("memebr ls", ". Did you mean 'member'?"),
+        ("snap save x", ". Did you mean 'snapshot'?"),
+        ("lock x", "; etcdctl has it: ETCDCTL_API=3 etcdctl lock."),
+    ],
+)
+def test_a_wrong_command_leads_to_the_one_of_its_meaning(run: Run, words: str, meant: str) -> None:
+    told = run(*words.split())
+    assert told.status == Exit.USAGE
+    assert f"'{meant}" in told.err
+    assert "?." not in told.err
+    assert ".." not in told.err
+
+
+@pytest.mark.parametrize(
+    "words", ["member demote x", "key unset /a", "member unpromote x", "endpoint list", "sett"]
+)
+def test_no_command_is_named_for_its_letters_alone(run: Run, words: str) -> None:
+    told = run(*words.split())
+    assert told.status == Exit.USAGE
+    assert "Did you mean" not in told.err

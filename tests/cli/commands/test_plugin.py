@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from netstore.cli.commands.failures import Failure
-from netstore.cli.commands.plugin import _exactly
+from netstore.cli.commands.plugin import _exactly, _fields
+from netstore.client.plugins import PluginsClient
 from netstore.network.pluginreport import Installed, Report, encode_report
 from netstore.network.plugins import PART_BYTES
 from netstore.state.features import LEVEL
@@ -103,6 +104,124 @@ def test_a_wheel_goes_into_the_store_and_comes_back(ctl: Run, file: Path, tmp_pa
     (tmp_path / "link").symlink_to(copy)
     told = ctl("plugin", "fetch", "my-net", str(tmp_path / "link"))
     assert (told.status, "link: is a symbolic link" in told.err) == (1, True)
+
+
+def test_what_is_not_given_stays(ctl: Run, file: Path, tmp_path: Path) -> None:
+    schema = schema_file(tmp_path)
+    signature = tmp_path / "signature"
+    signature.write_bytes(bytes(64))
+    words = ("--schema", schema, "--version", ">=1,<2", "--setting", "port=7", "--setting", "a=1")
+    told = ctl("plugin", "admit", str(file), "--signature", str(signature), *words)
+    assert told.status == 0, told.err
+    before = _shown(ctl)
+    for change, field, value in (
+        (("my-net", "--version", ">=1"), "versions", ">=1"),
+        (("my-net", "--setting", "PORT=8"), "settings", {"a": 1, "PORT": 8}),
+        (("my-net", "--setting", "A="), "settings", {"PORT": 8}),
+        ((str(file),), "versions", ">=1"),
+        (("my-net",), "versions", ">=1"),
+    ):
+        assert ctl("plugin", "admit", *change).status == 0
+        assert _shown(ctl) == (before := before | {field: value}), change
+    fetched = ctl("plugin", "fetch", "my-net", str(tmp_path / "copy.whl"))
+    assert fetched.status == 0, "the bytes of the wheel stay as well"
+
+
+def test_what_is_said_of_a_plugin_can_be_taken_away(ctl: Run, file: Path, tmp_path: Path) -> None:
+    signature = tmp_path / "signature"
+    signature.write_bytes(bytes(64))
+    words = ("--schema", schema_file(tmp_path), "--setting", "Port=7", "--signature", str(signature))
+    assert ctl("plugin", "admit", str(file), *words).status == 0
+    before = _shown(ctl)
+    assert ctl("plugin", "admit", "my-net", "--version", "").status == 0
+    del before["versions"]
+    assert _shown(ctl) == before
+    assert ctl("plugin", "admit", str(file), "--signature", "").status == 0
+    del before["wheel"]["signature"]
+    assert _shown(ctl) == before
+    assert ctl("plugin", "admit", "my-net", "--setting", 'Port=""').status == 1, "an empty text is a value"
+    told = ctl("plugin", "admit", "my-net", "--setting", "port=", "--setting", "prt=")
+    assert (told.status, told.err) == (
+        0,
+        "netstorectl: warning: --setting prt=: my-net has no such setting\n",
+    )
+    del before["settings"]
+    assert _shown(ctl) == before
+    told = ctl("plugin", "admit", "my-net", "--schema", "")
+    assert (told.status, "without --schema any Backend section passes" in told.err) == (0, True)
+    del before["schema"]
+    assert _shown(ctl) == before
+    assert ctl("plugin", "admit", "my-net", "--without-wheel").status == 0
+    assert _shown(ctl) == {"name": "my-net"}
+    assert ctl("plugin", "admit", str(file), "--without-wheel").status == 2
+
+
+def test_another_wheel_has_no_signature_and_must_be_in_the_range(
+    ctl: Run, file: Path, tmp_path: Path
+) -> None:
+    signature = tmp_path / "signature"
+    signature.write_bytes(bytes(64))
+    assert ctl("plugin", "admit", str(file), "--signature", str(signature)).status == 0
+    file.write_bytes(wheel())
+    told = ctl("plugin", "admit", str(file))
+    assert (told.status, "the present one is of another wheel" in told.err) == (0, True)
+    assert "signature" not in _shown(ctl)["wheel"]
+    assert ctl("plugin", "admit", "my-net", "--version", ">2").status == 0, "of what nodes install by hand"
+    told = ctl("plugin", "admit", str(file))
+    assert (told.status, "has version 1.2, which is not in >2" in told.err) == (1, True)
+
+
+def test_a_plugin_is_shown_a_value_a_line(ctl: Run, file: Path, tmp_path: Path) -> None:
+    admit = ("plugin", "admit", str(file), "--schema", schema_file(tmp_path), "--setting", "port=7")
+    since = ctl(*admit).rows[0][5]
+    assert since.endswith("Z")
+    shown = {row[0]: row[1] for row in ctl("plugin", "show", "my-net").rows}
+    size = str(file.stat().st_size)
+    assert len(shown.pop("wheel.sha256")) == 64
+    assert shown == {
+        "name": "my-net",
+        "versions": "==1.2",
+        "schema.type": "object",
+        "schema.properties.Port.type": "integer",
+        "schema.required": '["Port"]',
+        "settings.port": "7",
+        "wheel.file": file.name,
+        "wheel.size": size,
+        "wheel.received": size,
+        "since": since,
+    }
+    assert ["builtIn", "true"] in ctl("plugin", "show", "vxlan").rows
+
+
+def test_what_a_store_shows_is_not_trusted() -> None:
+    deep = {"a": {"b": {"c": {"d": {"e": 1}}}}, "since": 10**30}
+    assert list(_fields(deep)) == [("a.b.c.d", '{"e":1}'), ("since", str(10**30))]
+
+
+def test_a_setting_that_the_schema_does_not_have_is_told(ctl: Run, tmp_path: Path) -> None:
+    words = ("--schema", schema_file(tmp_path), "--setting", "prt=4", "--setting", "PORT=4")
+    told = ctl("plugin", "admit", "my-net", *words)
+    assert (told.status, told.err) == (
+        0,
+        "netstorectl: warning: --setting prt: the schema of my-net has no such option; it is ignored\n",
+    )
+    assert "any Backend section passes" in ctl("plugin", "admit", "my-net", "--schema", "").err
+
+
+def test_a_schema_of_a_later_release_is_not_lost(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def document(_: object, name: str) -> dict[str, Any]:
+        return {"name": name, "schema": {"newKeyword": 1}}
+
+    monkeypatch.setattr(PluginsClient, "document", document)
+    told = run("plugin", "admit", "my-net", "--version", ">=1")
+    assert (told.status, "its schema was written by a later release" in told.err) == (1, True)
+
+
+def _shown(ctl: Run) -> dict[str, Any]:
+    """What is said of my-net, without the time."""
+    shown: dict[str, Any] = ctl("plugin", "show", "my-net", "-o", "json").document
+    del shown["since"]
+    return shown
 
 
 def test_a_signature_is_kept(ctl: Run, file: Path, tmp_path: Path) -> None:
