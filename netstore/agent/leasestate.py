@@ -456,7 +456,8 @@ class LeaseState:
             return
         if entry.value == self.value:
             self._must_read_back = False
-            self._set_expiry(sent, entry.ttl or 0)
+            # No longer one is believed than this node writes: what is taken off for drift is a part of that.
+            self._set_expiry(sent, min(entry.ttl or 0, self.ttl))
         else:
             self._write_again(entry, sent)
 
