@@ -798,7 +798,9 @@ async def test_a_late_answer_of_a_store_that_was_replaced_is_not_believed(
 ) -> None:
     """A renewal has arrived in the former store; in the new one another node has the subnet."""
     async with node.running():
-        key, holder, state = node.own_key(), node.agent._holder, node.agent._holder.state
+        holder = node.agent._holder
+        assert holder is not None
+        key, state = node.own_key(), holder.state
         node.store.index += 100_000
         node.store.lease("10.23.250.0-24", "192.168.77.99")
         await trio.sleep(10)
