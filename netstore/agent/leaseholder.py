@@ -5,7 +5,7 @@ outcome to it.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 import trio
 
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from netstore.network.lease import NodeSubnets
     from netstore.seams import Entropy
 
+T = TypeVar("T")
+
 RETRY_DELAY: Final = 1.0
 """Minimum seconds between attempts to get a subnet, and between calls of `on_held` that returned False."""
 
@@ -68,6 +70,13 @@ MIN_LOOK: Final = 0.1
 
 MAX_SHOWN: Final = 300
 """Characters of another program's value that are logged."""
+
+
+class Replaced(ClientError):  # noqa: N818 - named for what happened
+    """An answer is not to be believed: it may be of a store that is not the one now."""
+
+    def __str__(self) -> str:
+        return "the store was replaced by another one while it was asked"
 
 
 class LeaseHolder:
@@ -441,7 +450,7 @@ class LeaseHolder:
         """
         subnets, value, sent = reserved.lease.subnets, self.state.value, self._clock.now()
         try:
-            found = await self._store.replace(subnets.lease_name, value, reserved.index, None)
+            found = await self._asked(self._store.replace(subnets.lease_name, value, reserved.index, None))
         except ClientError as error:
             self._log.report("lease", "lease_not_written", reason=str(error))
             return False
@@ -518,7 +527,7 @@ class LeaseHolder:
         found: Written | Missing | Differs
         try:
             if isinstance(action, Create):
-                found = await self._store.create(name, value, state.ttl)
+                found = await self._asked(self._store.create(name, value, state.ttl))
                 if isinstance(found, Written):
                     self._created_at = found.index
                 return False
@@ -528,7 +537,7 @@ class LeaseHolder:
                 await trio.sleep(self._race_delay())
                 return False
             ttl = None if action.permanent else state.ttl
-            found = await self._store.replace(name, value, action.index, ttl)
+            found = await self._asked(self._store.replace(name, value, action.index, ttl))
         except ClientError as error:
             self._log.report("lease", "lease_not_written", reason=str(error))
             return False
@@ -574,9 +583,11 @@ class LeaseHolder:
                 continue
             try:
                 if older is None:
-                    found = await self._store.replace(name, value, stored.index, state.ttl, is_change=True)
+                    found = await self._asked(
+                        self._store.replace(name, value, stored.index, state.ttl, is_change=True)
+                    )
                 else:
-                    found = await self._store.remove(name, stored.index)
+                    found = await self._asked(self._store.remove(name, stored.index))
             except ClientError as error:
                 self._log.report("former_lease", "former_lease_not_written", name=name, reason=str(error))
                 return False
@@ -668,7 +679,7 @@ class LeaseHolder:
             return False
         sent = self._clock.now()
         try:
-            found = await self._store.entry(name)
+            found = await self._asked(self._store.entry(name))
         except ClientError:
             return False  # the write fails as well, and tells why
         if not isinstance(found, Entry) or found.modified != action.index or not state.serves_as_it_is(found):
@@ -757,7 +768,7 @@ class LeaseHolder:
         ]
         for name, index in others:
             try:
-                found = await self._store.remove(name, index)
+                found = await self._asked(self._store.remove(name, index))
             except ClientError as error:
                 self._log.report("former_lease", "former_lease_not_removed", name=name, reason=str(error))
                 return False
@@ -767,6 +778,16 @@ class LeaseHolder:
         if not others:
             self._only_name = held
         return not others
+
+    async def _asked(self, answer: Awaitable[T]) -> T:
+        """What the store answers. ClientError also if the store was replaced meanwhile, as by a restored one:
+        it may be the former one that has answered, whose indexes are higher than those that come now.
+        """
+        generation = self._watcher.generation
+        found = await answer
+        if self._watcher.generation != generation:
+            raise Replaced
+        return found
 
     async def _write(self, action: Create | Overwrite | Discard | ReadBack) -> bool:
         """Carry out one action on the store and report its outcome to the state. False if the outcome is
@@ -779,14 +800,14 @@ class LeaseHolder:
         try:
             if isinstance(action, Create):
                 ttl = None if action.permanent else state.ttl
-                found = await self._store.create(name, value, ttl)
+                found = await self._asked(self._store.create(name, value, ttl))
             elif isinstance(action, Overwrite):
                 ttl = None if action.permanent else state.ttl
-                found = await self._store.replace(name, value, action.index, ttl)
+                found = await self._asked(self._store.replace(name, value, action.index, ttl))
             elif isinstance(action, ReadBack):
-                found = await self._store.entry(name)
+                found = await self._asked(self._store.entry(name))
             else:
-                found = await self._store.remove(name, action.index)
+                found = await self._asked(self._store.remove(name, action.index))
         except ClientError as error:
             return self._write_failed(error)
         finally:

@@ -132,6 +132,10 @@ class Wait(msgspec.Struct, frozen=True):
 Action = Create | Overwrite | Discard | ChooseSubnet | Confirm | ReadBack | Wait
 
 NOT_ALLOWED: Final = "the network config does not allow it"
+CONTESTED: Final = (
+    "another node has a lease of it, which a lease with the name that it gets now would be younger than"
+)
+_EVER: Final = 2**63
 
 
 def choose_subnet(
@@ -149,11 +153,11 @@ def choose_subnet(
 
     `remembered` is what this node had last; a new subnet overlaps nothing in `avoid`. Of several leases of
     this node a reservation is taken first, so that a node that was moved stays moved, then the remembered
-    one, else the lowest. One that has the right IPv4 subnet, and not the
-    IPv6 subnet that the network config asks for, is followed by a lease with another name for the same IPv4
-    subnet; a reservation by another reservation. If none fits, the lowest is discarded, and the caller asks
-    again. A lease of the network config `former` is left as it is, unless an older one overlaps it.
-    O(n log n).
+    one, else the lowest. One that has the right IPv4 subnet, and not the IPv6 subnet that the network config
+    asks for, is followed by a lease with another name for the same IPv4 subnet, unless another node has a
+    lease of that too; a reservation by another reservation. If none fits, the lowest is discarded, and the
+    caller asks again. A lease of the network config `former` is left as it is, unless an older one overlaps
+    it. O(n log n).
     """
     known = sorted(leases, key=lambda stored: stored.lease.subnet)
     own = [stored for stored in known if is_of(stored.lease, (own_ip,), own_name)]
@@ -171,12 +175,20 @@ def choose_subnet(
     rest = _Rest(network, taken6, remembered, [each for each in avoid if isinstance(each, Subnet6)], entropy)
     last = None if remembered is None else remembered.subnet
     for stored in sorted(usable, key=lambda each: (not each.permanent, each.lease.subnet != last)):
-        return rest.create(stored.lease.subnet, permanent=stored.permanent)
+        if (
+            claims.older(stored.lease.subnet, _EVER) is None
+        ):  # else a lease with another name is the younger one
+            return rest.create(stored.lease.subnet, permanent=stored.permanent)
     for stored in own:
         older = claims.older(stored.lease.subnet, stored.created)
         if former is not None and former.fits(stored.lease.subnet) and older is None:
             continue
-        reason = NOT_ALLOWED if older is None else f"the lease of {show_ip(older.lease.public_ip)} is older"
+        if stored.permanent and stored in usable:
+            continue  # it is the operator's
+        if older is not None:
+            reason = f"the lease of {show_ip(older.lease.public_ip)} is older"
+        else:
+            reason = CONTESTED if stored in usable else NOT_ALLOWED
         return Discard(stored.lease.subnets, stored.index, reason)
     taken = [stored.lease.subnet for stored in known]
     if last is not None and network.fits(last) and not any(last.overlaps(subnet) for subnet in taken):
@@ -456,7 +468,8 @@ class LeaseState:
             return
         if entry.value == self.value:
             self._must_read_back = False
-            self._set_expiry(sent, entry.ttl or 0)
+            # No longer one is believed than this node writes: what is taken off for drift is a part of that.
+            self._set_expiry(sent, min(entry.ttl or 0, self.ttl))
         else:
             self._write_again(entry, sent)
 

@@ -233,6 +233,15 @@ def test_a_lease_rewritten_with_a_short_ttl_is_renewed_at_once() -> None:
     assert one.next(1010.5) == Overwrite(pair(LOW), 6, permanent=False, created=5)
 
 
+def test_a_longer_time_than_this_node_writes_is_not_believed() -> None:
+    """What is allowed for drift is a part of its own TTL."""
+    one = held()
+    one.observed(MINE, seen(VALUE, 6, 864_000), 1010.0)
+    one.read_back(MINE, seen(VALUE, 6, 864_000), 1010.5)
+    assert not one.may_have_expired(1109.4)
+    assert one.may_have_expired(1109.5)
+
+
 def test_another_content_with_a_short_ttl_ends_the_lease_when_it_cannot_be_written_again() -> None:
     one = held()
     one.observed(SubnetLease(net(LOW), ME, "vxlan"), seen("theirs", 6, 20), 1010.0)

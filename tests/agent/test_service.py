@@ -793,6 +793,40 @@ async def test_the_lease_is_written_again_after_the_store_was_wiped(
 
 
 @pytest.mark.trio
+async def test_a_late_answer_of_a_store_that_was_replaced_is_not_believed(
+    autojump_clock: MockClock, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A renewal has arrived in the former store; in the new one another node has the subnet."""
+    async with node.running():
+        holder = node.agent._holder
+        assert holder is not None
+        key, state = node.own_key(), holder.state
+        node.store.index += 100_000
+        node.store.lease("10.23.250.0-24", "192.168.77.99")
+        await trio.sleep(10)
+        replace, late = holder._store.replace, [6.0]
+
+        async def slowly(*arguments: Any) -> Any:
+            found = await replace(*arguments)
+            await trio.sleep(late.pop() if late else 0)
+            return found
+
+        monkeypatch.setattr(holder._store, "replace", slowly)
+        state._next_action_at = trio.current_time()
+        holder._wake.set()
+        await trio.sleep(1)
+        assert not late, "the answer is on its way"
+        node.store.rebuild(cluster_id="another", index=4_000)
+        node.store.put(f"{PREFIX}/config", NETWORK)
+        node.store.lease(key.rpartition("/")[2], "192.168.77.12")
+        await trio.sleep(30)
+        assert node.own_key() != key
+        assert state.index < 100_000
+        assert node.agent.not_ready() is None
+        assert "FLANNEL_SUBNET=" + key.rpartition("/")[2].rpartition(".")[0] not in node.env.read_text()
+
+
+@pytest.mark.trio
 async def test_the_link_disappears_comes_back_and_changes_its_address(
     autojump_clock: MockClock, node: Node
 ) -> None:

@@ -174,7 +174,7 @@ def test_a_password_is_asked_for_once(
         status = netstorectl.run(words)
     assert (status, capsys.readouterr().err) == (0, "")
     assert asked == ["Password of ann: "]
-    assert len(heads) == 3
+    assert len(heads) == 4
     wanted = b"authorization: basic " + base64.b64encode(b"ann:secret")
     assert all(wanted.lower() in head.lower() for head in heads)
 
