@@ -92,6 +92,9 @@ MOST_ENDED_DELAY: Final = 20
 SHORTEST_LOOK: Final = 0.5
 """Seconds between two looks at the source for one node with a TTL, at least."""
 
+LISTED_SHARE: Final = 0.25
+"""After this share of a file's TTL the listing of the target tells no more whether it is there."""
+
 LATE_SECONDS: Final = 5.0
 """That looks are later than this is told."""
 
@@ -143,8 +146,8 @@ class Mirror(OneWay):
         self._timed = Timed(notice)
         self._was_timed = False
         """The target may have nodes with a TTL that are not among these: not all was compared since."""
-        self._lost_folders: list[str] = []
-        """See `_lost`; those that the comparison is to list again."""
+        self._lost_folders: dict[str, None] = {}
+        """See `_lost`; those that the comparison is to list again, each once."""
         self._is_late = False
         """It was told that looks are late."""
         self._is_outrun = False
@@ -346,12 +349,13 @@ class Mirror(OneWay):
         index = await self._newest()
         proof.check()
         self._was_timed = self._was_timed or bool(self._timed)
-        self._timed.clear()
         self._fresh, self._lasting, self._silent = None, None, 0
         self._lost_folders.clear()
         waiting = [""]
         while waiting:
             waiting += reversed(await self._compare_node(proof, waiting.pop()))
+            if not waiting:
+                await self._look_at_all_due(proof)
             waiting += self._lost_folders
             self._lost_folders.clear()
         await self._choose_witness(proof)
@@ -371,6 +375,7 @@ class Mirror(OneWay):
 
     async def _compare_node(self, proof: Proof, path: str) -> list[str]:
         """Make a node of the target equal, with the files below it; the folders below it are returned."""
+        listed = trio.current_time()
         ours, theirs = await self._both(path, proof)
         if ours is None:
             await self._remove(proof, path)
@@ -393,10 +398,14 @@ class Mirror(OneWay):
             if node.dir:
                 folders.append(below)
             else:
-                await self._ensure(proof, below, wanted_of(node), there)
+                wanted = wanted_of(node)
+                if wanted.ttl is not None and trio.current_time() > listed + LISTED_SHARE * wanted.ttl:
+                    there = await self._target.alone(below)  # it may have ended since it was listed
+                await self._ensure(proof, below, wanted, there)
                 await self._look_meanwhile(proof)
         for name in present:
             await self._remove(proof, f"{path}/{name}")
+            await self._look_meanwhile(proof)
         return folders
 
     # --- following
@@ -531,7 +540,7 @@ class Mirror(OneWay):
         compared; during a comparison that folder once more.
         """
         self._is_behind = True
-        self._lost_folders.append(path)
+        self._lost_folders[path] = None
 
     async def _is_there(self, path: str) -> bool:
         """Whether the source has a node still."""
@@ -599,10 +608,16 @@ class Mirror(OneWay):
         return self._source.index > self._witness.revision + STANDBY_EVENTS
 
     async def _look_meanwhile(self, proof: Proof) -> None:
-        """The same for one that is due, after each node of a comparison: so none ends in the target, however
-        long that takes. Reconnected over a new connection.
+        """The same for one that is due, after each node of a comparison, whether that was written or removed.
+        Those that were known before it are among them. Reconnected over a new connection.
         """
         if trio.current_time() >= self._timed.next():
+            await self._look(proof, may_ask=False)
+
+    async def _look_at_all_due(self, proof: Proof) -> None:
+        """The same for all that are due now, before a comparison is complete."""
+        now = trio.current_time()
+        while self._timed.next() <= now:
             await self._look(proof, may_ask=False)
 
     async def _look(self, proof: Proof, *, may_ask: bool = True) -> bool:
@@ -626,7 +641,7 @@ class Mirror(OneWay):
                 raise Reconnected
             return True
         if node is None:
-            self._timed.discard(path)  # there is an event of it
+            self._timed.discard(path)  # there is an event of it, or a comparison removes it
             return True
         await self._ensure(proof, path, wanted_of(node), await self._target.alone(path))
         return True

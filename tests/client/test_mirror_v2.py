@@ -1081,6 +1081,129 @@ def test_what_is_due_is_looked_at_during_a_comparison_and_what_ended_is_compared
     run(work)
 
 
+def test_a_file_that_ended_after_the_target_was_listed_is_copied(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v2, "LISTED_SHARE", 0.0)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/f/timed", "1", ttl=900)
+            await mirrored(one, other, Log()).copy()
+            copying = mirrored(one, other, Log())
+            ensure = copying._target.ensure
+
+            async def late(proof: Proof, path: str, *more: Any, **others: Any) -> None:
+                if path == "/f":  # which was listed just before
+                    await _delete(other, "/f/timed")
+                await ensure(proof, path, *more, **others)
+
+            monkeypatch.setattr(copying._target, "ensure", late)
+            await copying.copy()
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
+@pytest.mark.parametrize("way", ["after a removal", "at the end"])
+def test_what_is_due_is_looked_at_after_removals_and_before_a_comparison_is_complete(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(mirror_v2, "_next_look", lambda now, _: now)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.mkdir("/a", ttl=900)
+            await one.set("/a/b/key", "1")
+            await mirrored(one, other, Log()).copy()
+            for number in range(2):
+                await other.set(f"/a/b/foreign{number}", "1")
+            copying, removed = mirrored(one, other, Log()), list[str]()
+            remove = copying._target.remove
+
+            async def late(proof: Proof, path: str) -> None:
+                await remove(proof, path)
+                removed.append(path)
+                if len(removed) == 1:
+                    await _delete(other, "/a")
+                elif way == "after a removal":
+                    assert (await other.get("/a", quorum=True)).node.expiration is not None
+
+            async def nothing(_: Proof) -> None:
+                """No look between nodes."""
+
+            monkeypatch.setattr(copying._target, "remove", late)
+            if way == "at the end":
+                monkeypatch.setattr(copying, "_look_meanwhile", nothing)
+            await copying.copy()
+            assert len(removed) == 2
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
+@pytest.mark.parametrize("stays", [True, False], ids=["is there", "was removed"])
+def test_nodes_that_were_known_before_a_comparison_are_looked_at_during_it(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, stays: bool
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.mkdir("/timed", ttl=900)
+            await one.set("/timed/key", "1")
+            await one.set("/a", "1")
+            log = Log()
+            asked = mirrored(one, other, log)
+            await asked._begin()
+            await compare(asked)
+            ensure, looked = asked._target.ensure, list[str]()
+
+            async def watched(proof: Proof, path: str, *more: Any, **others: Any) -> None:
+                looked.append(path)
+                await ensure(proof, path, *more, **others)
+
+            monkeypatch.setattr(asked._target, "ensure", watched)
+            await _delete(other, "/timed")
+            if not stays:
+                await _delete(one, "/timed")
+            asked._timed.put("/timed", trio.current_time())
+            await compare(asked)
+            assert await content(other) == await content(one)
+            assert ("/timed" in asked._timed) == stays
+            assert looked[:2] == (["", "/timed"] if stays else ["", "/a"])
+            assert [text for text in log.troubles if "has ended in TARGET" in text] == log.troubles
+            assert len(log.troubles) == stays, "it is told once"
+
+    run(work)
+
+
+def test_a_folder_that_is_lost_several_times_is_listed_again_once(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            asked = mirrored(one, other, Log())
+            asked._patience.is_endless = True
+            await one.mkdir("/a", ttl=900)
+            await asked._begin()
+            await compare(asked)
+            await _delete(other, "/a")
+            mkdir, refused = other.mkdir, list[str]()
+
+            async def fails_at_first(key: str, *, ttl: int | None = None) -> Answer:
+                if len(refused) < 3:
+                    refused.append(key)
+                    raise Unreachable([("http://a", "no leader")], outcome_known=True)
+                return await mkdir(key, ttl=ttl)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(other, "mkdir", fails_at_first)
+                patch.setattr(mirror, "RETRY_DELAYS", (0.01,))
+                asked._timed.put("/a", 0.0)
+                await asked._look(Proof(asked._breaks))
+            assert refused == ["/a"] * 3
+            assert list(asked._lost_folders) == ["/a"]
+
+    run(work)
+
+
 def test_a_new_connection_to_look_at_a_node_during_a_comparison_is_a_break(
     stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
 ) -> None:
