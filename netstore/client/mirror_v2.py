@@ -350,28 +350,52 @@ class Mirror(OneWay):
         proof.check()
         self._was_timed = self._was_timed or bool(self._timed)
         self._fresh, self._lasting, self._silent = None, None, 0
-        self._lost_folders.clear()
-        waiting = [""]
-        while waiting:
+        self._lost_folders = {"": None}
+        while self._lost_folders:
+            await self._compare_lost(proof)
+            await self._choose_witness(proof)
+        self.copied, self._is_behind, self._was_timed = index, False, False
+        await self._save()
+
+    async def _compare_lost(self, proof: Proof) -> None:
+        """Compare those folders, and what is in them, until none is lost meanwhile."""
+        waiting = list[str]()
+        while waiting or self._lost_folders:
+            waiting += self._lost_folders
+            self._lost_folders.clear()
             waiting += reversed(await self._compare_node(proof, waiting.pop()))
             if not waiting:
                 await self._look_at_all_due(proof)
-            waiting += self._lost_folders
-            self._lost_folders.clear()
-        await self._choose_witness(proof)
-        self.copied, self._is_behind, self._was_timed = index, False, False
-        await self._save()
 
     async def _choose_witness(self, proof: Proof) -> None:
         """After a comparison: the newest node that was listed. If that is a file with a TTL, a refresh may
         have given it its index, without an event, and the next one gives it another: then the newest of the
-        other nodes, which the source has to show. Reconnected as in `_ask`.
+        other nodes, which the source has to show. Nodes that are due are looked at meanwhile. Reconnected as
+        in `_ask`.
         """
         self._witness = self._standby = fresh = self._fresh
-        if fresh is None or self._lasting in {None, fresh} or await self._past.shows_created(fresh):
+        if fresh is None or self._lasting in {None, fresh} or await self._shows_created(proof, fresh):
             return
         self._witness = self._standby = self._fresh = self._lasting
         await self._ask(proof)  # the connection of the poll for the event is closed
+
+    async def _shows_created(self, proof: Proof, witness: Witness) -> bool:
+        """See `Past.shows_created`. Meanwhile nodes that are due are looked at."""
+        shown: list[bool] = []
+        ended = trio.Event()
+
+        async def ask() -> None:
+            shown.append(await self._past.shows_created(witness))
+            ended.set()
+
+        async def look() -> None:
+            while not ended.is_set():
+                if not await self._look(proof):
+                    with trio.move_on_at(self._timed.next()):
+                        await ended.wait()
+
+        await together((look, ask))
+        return shown[0]
 
     async def _compare_node(self, proof: Proof, path: str) -> list[str]:
         """Make a node of the target equal, with the files below it; the folders below it are returned."""

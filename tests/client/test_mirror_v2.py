@@ -21,7 +21,7 @@ from netstore.client.mirror import NotMirrored, Proof, TakenOver
 from netstore.client.mirror_v2 import Mirror
 from netstore.client.mirror_v2_nodes import Scope
 from netstore.client.transport import Transport
-from netstore.client.v2 import KEY_NOT_FOUND, Poll, V2Client, V2Error
+from netstore.client.v2 import INDEX_CLEARED, KEY_NOT_FOUND, Poll, V2Client, V2Error
 from tests.client.test_mirror_v3 import Log, compare, counted, shows_last
 from tests.support.cluster import put
 from tests.support.daemon import start_netstored
@@ -391,6 +391,36 @@ def test_a_file_that_is_created_again_by_each_refresh_is_not_the_witness(
     run(work)
 
 
+def test_nodes_are_looked_at_while_an_event_of_the_past_is_waited_for(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v2, "_next_look", lambda now, _: now + 0.2)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.mkdir("/folder", ttl=900)
+            await one.set("/folder/key", "1")
+            await one.set("/timed", "1", ttl=900)
+            await refresh_plainly(one, "/timed")
+            log = Log()
+            copying = mirrored(one, other, log)
+            shows_created, asked = copying._past.shows_created, list[bool]()
+
+            async def late(witness: mirror.Witness) -> bool:
+                asked.append(True)
+                if len(asked) == 1:
+                    await _delete(other, "/folder")  # as if it was waited for so long
+                return await shows_created(witness)
+
+            monkeypatch.setattr(copying._past, "shows_created", late)
+            await copying.copy()
+            assert asked
+            assert [text for text in log.troubles if "/folder: this folder with a TTL has ended" in text]
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
 def test_a_source_is_not_refused_by_what_two_connections_have_said(
     stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -461,6 +491,49 @@ def test_a_folder_whose_listing_is_too_long_is_named(stores: tuple[Daemon, Daemo
             scope = Scope("/deep/big/7", "/deep/big/7", "/_in/7")
             await mirrored(source, other, Log(), scope).copy()
             assert (await other.get("/deep/big/7")).node.value == "1"
+
+    run(work)
+
+
+def test_a_name_that_is_not_utf_8_in_a_folder_too_long_to_be_listed_is_followed(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v2, "POLL_SECONDS", 0.2)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a", "1")
+            source = Long(one.reader.transport)
+            calls = counted(monkeypatch, Mirror, "_ask")
+            async with followed(source, other) as log:
+                await log.reached(1)  # all was compared
+                await log.reached(await strange(one, "/deep/big/%FF"))
+                asked, deadline = len(calls), Deadline(LIMIT)
+                while len(calls) < asked + 3:
+                    assert not deadline.passed()
+                    await trio.sleep(0.1)  # fixed: between two looks
+                await log.reached((await one.set("/a", "2")).etcd_index)
+            assert (await other.get("/deep/big/\ufffd")).node.value == "1"
+
+    run(work)
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_forgotten_change_in_a_folder_too_long_to_be_listed_is_not_shown(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, quiet: bool
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            index = await strange(one, "/deep/big/%FF")
+            asked = mirrored(Long(one.reader.transport), other, Log())
+            await asked._begin()
+
+            async def forgotten(_: mirror.Witness) -> None:
+                raise V2Error(INDEX_CLEARED, "forgotten")
+
+            monkeypatch.setattr(asked._past, "_event", forgotten)
+            asked._witness = mirror.Witness("/deep/big/\ufffd".encode().hex(), index, index, quiet=quiet)
+            assert not await shows_last(asked)
 
     run(work)
 
