@@ -150,6 +150,10 @@ class Mirror(OneWay):
         """See `_lost`; those that the comparison is to list again, each once."""
         self._is_late = False
         """It was told that looks are late."""
+        self._is_strange_told = False
+        """It was told that a folder cannot be asked for."""
+        self._is_unseen_told = False
+        """It was told that a node with a TTL cannot be looked at."""
         self._is_outrun = False
         """It was told that the source has forgotten what it changed during a comparison."""
 
@@ -401,8 +405,12 @@ class Mirror(OneWay):
         """Make a node of the target equal, with the files below it; the folders below it are returned."""
         listed = trio.current_time()
         ours, theirs = await self._both(path, proof)
+        is_sure = self._past.can_ask(join(self._scope.source, path))  # else several nodes may be told so
         if ours is None:
-            await self._remove(proof, path)
+            if is_sure:
+                await self._remove(proof, path)
+            else:
+                self._tell_strange_folder(path)
             return []
         for node in (ours, *ours.nodes):
             if self._past.can_read(node.key):
@@ -421,16 +429,25 @@ class Mirror(OneWay):
             there = present.pop(name, None)
             if node.dir:
                 folders.append(below)
-            else:
+            if not node.dir or not self._past.can_ask(node.key):
                 wanted = wanted_of(node)
                 if wanted.ttl is not None and trio.current_time() > listed + LISTED_SHARE * wanted.ttl:
                     there = await self._target.alone(below)  # it may have ended since it was listed
                 await self._ensure(proof, below, wanted, there)
                 await self._look_meanwhile(proof)
-        for name in present:
+        for name in present if is_sure else ():
             await self._remove(proof, f"{path}/{name}")
             await self._look_meanwhile(proof)
         return folders
+
+    def _tell_strange_folder(self, path: str) -> None:
+        """A folder was listed, and cannot be asked for."""
+        if not self._is_strange_told:
+            self._is_strange_told = True
+            self._notice(
+                f"{join(self._scope.source, path)}: is a folder of SOURCE whose name is not UTF-8: what is"
+                " in it cannot be listed, so it is copied by its events alone, and no comparison removes it"
+            )
 
     # --- following
 
@@ -568,7 +585,7 @@ class Mirror(OneWay):
 
     async def _is_there(self, path: str) -> bool:
         """Whether the source has a node still."""
-        return await self._source.node(join(self._scope.source, path)) is not None
+        return await self._past.now(join(self._scope.source, path)) is not None
 
     async def _remove(self, proof: Proof, path: str) -> None:
         self._timed.discard_all(path)
@@ -659,11 +676,17 @@ class Mirror(OneWay):
                 " refreshed by refresh=true, they may end in the target, and come back with the next look"
             )
         path = self._timed.first()
-        node = await self._source.node(join(self._scope.source, path))
+        node = await self._past.now(key := join(self._scope.source, path))
         if not proof.holds:  # the node was read before the source has shown the witness
             if not may_ask or not await self._ask(proof):
                 raise Reconnected
             return True
+        if node is None and not self._past.can_read(key) and not self._is_unseen_told:
+            self._is_unseen_told = True
+            self._notice(
+                f"{key}: has a TTL, and is in a folder whose name is not UTF-8, which cannot be listed: where"
+                " it is refreshed by refresh=true, it ends in the target by the TTL that it had"
+            )
         if node is None:
             self._timed.discard(path)  # there is an event of it, or a comparison removes it
             return True

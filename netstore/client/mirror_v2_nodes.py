@@ -185,7 +185,7 @@ class Target(Side):
         self._lost = lost
         self._notice = notice
         self._is_strange = False
-        """A name or value that is not UTF-8 was told of."""
+        """A name that is not UTF-8 was told of, or a value."""
         self._is_loss_told = False
         """It was told that a folder has ended too early."""
 
@@ -366,7 +366,10 @@ class Target(Side):
     def _look_for_strange(self, key: str, wanted: Wanted) -> None:
         if not self._is_strange and ("\ufffd" in key or "\ufffd" in (wanted.value or "")):
             self._is_strange = True
-            self._notice(f"{key}: has bytes that are not UTF-8, which the v2 API replaces by U+FFFD: so here")
+            text = f"{key}: has bytes that are not UTF-8, which the v2 API replaces by U+FFFD: so here"
+            if "\ufffd" in key:
+                text += "; several such names may become one, and the removal of one of them removes that"
+            self._notice(text)
 
 
 class Timed:

@@ -112,6 +112,25 @@ class Past:
         is_listed = asked == (folder or "/") and not name.startswith("_")
         return key != "/" and (asked == key or is_listed)
 
+    def can_ask(self, key: str) -> bool:
+        """Whether a node, of which an answer has told this key, surely has this name."""
+        return self._asked(key) == key
+
+    async def now(self, key: str) -> Node | None:
+        """The node of which an answer has told this key; of several names that are told so, the one that was
+        changed last. None if there is none, or it can be neither asked for nor found in a listing.
+
+        It takes a read; of a name that is not UTF-8, one of the whole folder.
+        """
+        if self.can_ask(key) or not self.can_read(key):
+            return await self._source.node(key)
+        try:
+            folder = await self._source.node(self._asked(key))
+        except LongFolder:
+            return None
+        named = [] if folder is None else [each for each in folder.nodes if each.key == key]
+        return max(named, key=lambda each: each.modified_index, default=None)
+
     def _asked(self, key: str) -> str:
         """The key, or the deepest folder around it that can be asked for."""
         at = key.find(_UNREADABLE, len(self._folder))

@@ -735,6 +735,60 @@ def test_a_folder_that_stays_empty_is_followed_over_new_connections(
     run(work)
 
 
+def test_what_is_in_a_folder_whose_name_is_not_utf_8_is_not_removed_by_a_comparison(
+    stores: tuple[Daemon, Daemon],
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await strange(one, "/%FF/old")
+            await one.set("/a", "1")
+            log = Log()
+            await mirrored(one, other, log).copy()
+            assert set(await content(other)) == {"", "/a", "/\ufffd"}
+            several, alone = sorted(log.troubles, key=lambda text: "by its events alone" in text)
+            assert "the removal of one of them removes that" in several
+            assert "/\ufffd: is a folder of SOURCE" in alone
+            async with followed(one, other) as log:
+                await log.reached(await strange(one, "/%FF/new"))
+            await mirrored(one, other, Log()).copy()
+            assert set(await content(other)) == {"", "/a", "/\ufffd", "/\ufffd/new"}
+            await remove_strange(one, "/%FF")
+            await mirrored(one, other, Log()).copy()
+            assert set(await content(other)) == {"", "/a"}
+
+    run(work)
+
+
+def test_a_node_with_a_ttl_whose_name_is_not_utf_8_is_looked_at_in_the_listing(
+    stores: tuple[Daemon, Daemon],
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await strange(one, "/f/%FF?ttl=900")
+            log = Log()
+            asked = mirrored(one, other, log)
+            await asked._begin()
+            await compare(asked)
+            await _delete(other, "/f")
+            asked._timed.put("/f/\ufffd", trio.current_time())
+            await asked._look(Proof(asked._breaks))
+            assert await content(other) == await content(one)
+            assert "/f/\ufffd" in asked._timed
+            await remove_strange(one, "/f/%FF")
+            asked._timed.put("/f/\ufffd", trio.current_time())
+            await asked._look(Proof(asked._breaks))
+            assert "/f/\ufffd" not in asked._timed
+            assert len(log.troubles) == 1
+            for _ in range(2):
+                asked._timed.put("/f/\ufffd/x", trio.current_time())
+                await asked._look(Proof(asked._breaks))
+            assert len(log.troubles) == 2
+            assert "/f/\ufffd/x: has a TTL" in log.troubles[1]
+            assert not asked._timed
+
+    run(work)
+
+
 def test_a_source_that_lost_a_node_whose_name_is_not_utf_8_is_refused(twins: Twins) -> None:
     async def copy() -> None:
         async with open_clients(source, twins.target) as (one, other):
