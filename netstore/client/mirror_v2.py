@@ -92,6 +92,9 @@ MOST_ENDED_DELAY: Final = 20
 SHORTEST_LOOK: Final = 0.5
 """Seconds between two looks at the source for one node with a TTL, at least."""
 
+LISTED_SHARE: Final = 0.25
+"""After this share of a file's TTL the listing of the target tells no more whether it is there."""
+
 LATE_SECONDS: Final = 5.0
 """That looks are later than this is told."""
 
@@ -143,10 +146,14 @@ class Mirror(OneWay):
         self._timed = Timed(notice)
         self._was_timed = False
         """The target may have nodes with a TTL that are not among these: not all was compared since."""
-        self._lost_folders: list[str] = []
-        """See `_lost`; those that the comparison is to list again."""
+        self._lost_folders: dict[str, None] = {}
+        """See `_lost`; those that the comparison is to list again, each once."""
         self._is_late = False
         """It was told that looks are late."""
+        self._is_strange_told = False
+        """It was told that a folder cannot be asked for."""
+        self._is_unseen_told = False
+        """It was told that a node with a TTL cannot be looked at."""
         self._is_outrun = False
         """It was told that the source has forgotten what it changed during a comparison."""
 
@@ -346,34 +353,64 @@ class Mirror(OneWay):
         index = await self._newest()
         proof.check()
         self._was_timed = self._was_timed or bool(self._timed)
-        self._timed.clear()
         self._fresh, self._lasting, self._silent = None, None, 0
-        self._lost_folders.clear()
-        waiting = [""]
-        while waiting:
-            waiting += reversed(await self._compare_node(proof, waiting.pop()))
-            waiting += self._lost_folders
-            self._lost_folders.clear()
-        await self._choose_witness(proof)
+        self._lost_folders = {"": None}
+        while self._lost_folders:
+            await self._compare_lost(proof)
+            await self._choose_witness(proof)
         self.copied, self._is_behind, self._was_timed = index, False, False
         await self._save()
+
+    async def _compare_lost(self, proof: Proof) -> None:
+        """Compare those folders, and what is in them, until none is lost meanwhile."""
+        waiting = list[str]()
+        while waiting or self._lost_folders:
+            waiting += self._lost_folders
+            self._lost_folders.clear()
+            waiting += reversed(await self._compare_node(proof, waiting.pop()))
+            if not waiting:
+                await self._look_at_all_due(proof)
 
     async def _choose_witness(self, proof: Proof) -> None:
         """After a comparison: the newest node that was listed. If that is a file with a TTL, a refresh may
         have given it its index, without an event, and the next one gives it another: then the newest of the
-        other nodes, which the source has to show. Reconnected as in `_ask`.
+        other nodes, which the source has to show. Nodes that are due are looked at meanwhile. Reconnected as
+        in `_ask`.
         """
         self._witness = self._standby = fresh = self._fresh
-        if fresh is None or self._lasting in {None, fresh} or await self._past.shows_created(fresh):
+        if fresh is None or self._lasting in {None, fresh} or await self._shows_created(proof, fresh):
             return
         self._witness = self._standby = self._fresh = self._lasting
         await self._ask(proof)  # the connection of the poll for the event is closed
 
+    async def _shows_created(self, proof: Proof, witness: Witness) -> bool:
+        """See `Past.shows_created`. Meanwhile nodes that are due are looked at."""
+        shown: list[bool] = []
+        ended = trio.Event()
+
+        async def ask() -> None:
+            shown.append(await self._past.shows_created(witness))
+            ended.set()
+
+        async def look() -> None:
+            while not ended.is_set():
+                if not await self._look(proof):
+                    with trio.move_on_at(self._timed.next()):
+                        await ended.wait()
+
+        await together((look, ask))
+        return shown[0]
+
     async def _compare_node(self, proof: Proof, path: str) -> list[str]:
         """Make a node of the target equal, with the files below it; the folders below it are returned."""
+        listed = trio.current_time()
         ours, theirs = await self._both(path, proof)
+        is_sure = self._past.can_ask(join(self._scope.source, path))  # else several nodes may be told so
         if ours is None:
-            await self._remove(proof, path)
+            if is_sure:
+                await self._remove(proof, path)
+            else:
+                self._tell_strange_folder(path)
             return []
         for node in (ours, *ours.nodes):
             if self._past.can_read(node.key):
@@ -392,12 +429,25 @@ class Mirror(OneWay):
             there = present.pop(name, None)
             if node.dir:
                 folders.append(below)
-            else:
-                await self._ensure(proof, below, wanted_of(node), there)
+            if not node.dir or not self._past.can_ask(node.key):
+                wanted = wanted_of(node)
+                if wanted.ttl is not None and trio.current_time() > listed + LISTED_SHARE * wanted.ttl:
+                    there = await self._target.alone(below)  # it may have ended since it was listed
+                await self._ensure(proof, below, wanted, there)
                 await self._look_meanwhile(proof)
-        for name in present:
+        for name in present if is_sure else ():
             await self._remove(proof, f"{path}/{name}")
+            await self._look_meanwhile(proof)
         return folders
+
+    def _tell_strange_folder(self, path: str) -> None:
+        """A folder was listed, and cannot be asked for."""
+        if not self._is_strange_told:
+            self._is_strange_told = True
+            self._notice(
+                f"{join(self._scope.source, path)}: is a folder of SOURCE whose name is not UTF-8: what is"
+                " in it cannot be listed, so it is copied by its events alone, and no comparison removes it"
+            )
 
     # --- following
 
@@ -531,11 +581,11 @@ class Mirror(OneWay):
         compared; during a comparison that folder once more.
         """
         self._is_behind = True
-        self._lost_folders.append(path)
+        self._lost_folders[path] = None
 
     async def _is_there(self, path: str) -> bool:
         """Whether the source has a node still."""
-        return await self._source.node(join(self._scope.source, path)) is not None
+        return await self._past.now(join(self._scope.source, path)) is not None
 
     async def _remove(self, proof: Proof, path: str) -> None:
         self._timed.discard_all(path)
@@ -599,10 +649,16 @@ class Mirror(OneWay):
         return self._source.index > self._witness.revision + STANDBY_EVENTS
 
     async def _look_meanwhile(self, proof: Proof) -> None:
-        """The same for one that is due, after each node of a comparison: so none ends in the target, however
-        long that takes. Reconnected over a new connection.
+        """The same for one that is due, after each node of a comparison, whether that was written or removed.
+        Those that were known before it are among them. Reconnected over a new connection.
         """
         if trio.current_time() >= self._timed.next():
+            await self._look(proof, may_ask=False)
+
+    async def _look_at_all_due(self, proof: Proof) -> None:
+        """The same for all that are due now, before a comparison is complete."""
+        now = trio.current_time()
+        while self._timed.next() <= now:
             await self._look(proof, may_ask=False)
 
     async def _look(self, proof: Proof, *, may_ask: bool = True) -> bool:
@@ -620,13 +676,19 @@ class Mirror(OneWay):
                 " refreshed by refresh=true, they may end in the target, and come back with the next look"
             )
         path = self._timed.first()
-        node = await self._source.node(join(self._scope.source, path))
+        node = await self._past.now(key := join(self._scope.source, path))
         if not proof.holds:  # the node was read before the source has shown the witness
             if not may_ask or not await self._ask(proof):
                 raise Reconnected
             return True
+        if node is None and not self._past.can_read(key) and not self._is_unseen_told:
+            self._is_unseen_told = True
+            self._notice(
+                f"{key}: has a TTL, and is in a folder whose name is not UTF-8, which cannot be listed: where"
+                " it is refreshed by refresh=true, it ends in the target by the TTL that it had"
+            )
         if node is None:
-            self._timed.discard(path)  # there is an event of it
+            self._timed.discard(path)  # there is an event of it, or a comparison removes it
             return True
         await self._ensure(proof, path, wanted_of(node), await self._target.alone(path))
         return True

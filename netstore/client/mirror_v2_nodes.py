@@ -173,7 +173,8 @@ class Target(Side):
     ) -> None:
         """`claim` is called before each write, after what it replaces was read; with True if it was refused
         because somebody else has changed that meanwhile. `lost` is called, with its path, before a folder is
-        made in the place of one that was written before, and has gone with what was in it.
+        made in the place of one that was written before, and has gone with what was in it: for one folder
+        perhaps several times.
         """
         super().__init__(client, may_go_back=True)
         self.written = self.deleted = 0
@@ -184,7 +185,7 @@ class Target(Side):
         self._lost = lost
         self._notice = notice
         self._is_strange = False
-        """A name or value that is not UTF-8 was told of."""
+        """A name that is not UTF-8 was told of, or a value."""
         self._is_loss_told = False
         """It was told that a folder has ended too early."""
 
@@ -229,7 +230,8 @@ class Target(Side):
         async def attempt() -> None:
             for number in range(MOST_ATTEMPTS):
                 if had_ttl and wanted.value is None and not _has_ttl(found[0]):
-                    self._tell_lost(key)
+                    if found[0] is None or found[0].dir:  # else a file gives way, which is told
+                        self._tell_lost(key)
                     self._lost(path)
                 try:
                     if self._is_wanted(key, wanted, found[0], is_event=is_event):
@@ -364,7 +366,10 @@ class Target(Side):
     def _look_for_strange(self, key: str, wanted: Wanted) -> None:
         if not self._is_strange and ("\ufffd" in key or "\ufffd" in (wanted.value or "")):
             self._is_strange = True
-            self._notice(f"{key}: has bytes that are not UTF-8, which the v2 API replaces by U+FFFD: so here")
+            text = f"{key}: has bytes that are not UTF-8, which the v2 API replaces by U+FFFD: so here"
+            if "\ufffd" in key:
+                text += "; several such names may become one, and the removal of one of them removes that"
+            self._notice(text)
 
 
 class Timed:
@@ -386,12 +391,6 @@ class Timed:
 
     def __len__(self) -> int:
         return len(self._when)
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._when.clear()
-        self._paths.clear()
-        self._heap.clear()
 
     def put(self, path: str, when: float) -> None:
         """Look at a path then."""

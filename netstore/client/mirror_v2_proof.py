@@ -5,8 +5,8 @@ last 1,000 that a store keeps. Of a refresh, and of an update of a folder, there
 so a node with a TTL, and a folder, count by when they were created.
 
 An answer has U+FFFD in the place of bytes that are not UTF-8, so a node of such a name cannot be asked for.
-It is found by its index in the listing of its folder, and its event among those of the folder: no two changes
-have the same index. A hidden node of such a name is in no listing, nor is what is in a folder of such a name:
+Its event is found among those of its folder, and it by its index in the listing of that: no two changes have
+the same index. A hidden node of such a name is in no listing, nor is what is in a folder of such a name:
 these have their event only.
 """
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.client.faults import Unreachable
 from netstore.client.mirror import Another, Witness, digest
-from netstore.client.mirror_v2_nodes import is_within
+from netstore.client.mirror_v2_nodes import LongFolder, is_within
 from netstore.client.v2 import INDEX_CLEARED, V2Error
 
 if TYPE_CHECKING:
@@ -46,9 +46,12 @@ class Past:
         """Whether the source shows this change. False if that cannot be told, as the key was changed since,
         and the event is forgotten. Another if it shows something else. Unreachable as in `_event`.
 
-        It takes a read, of the whole folder for a name that is not UTF-8, and a poll if that does not tell.
+        It takes a read, and a poll if that does not tell. Of a name that is not UTF-8 the read is one of the
+        whole folder: a change that surely has an event is asked for by that first.
         """
         key = key_of(witness)
+        if self._asked(key) != key and not witness.quiet:
+            return await self._shows_strange(witness)
         node = await self._node(witness)
         if witness.quiet and node is not None:
             if _is_shown(witness, node):
@@ -68,13 +71,20 @@ class Past:
             if witness.quiet:
                 return _is_created(witness, event)
             found = witness_of(event.node, is_removal=event.action in REMOVALS)
-        if found != witness:
-            was = "changed" if witness.digest else "removed"
-            raise Another(
-                f"{key}, created at index {witness.created}, was {was} at index {witness.revision}, and in"
-                f" SOURCE it has another history: index {found.revision}, created at {found.created}"
-            )
-        return True
+        return _is_same(witness, found)
+
+    async def _shows_strange(self, witness: Witness) -> bool:
+        """The same by the event, and by the listing where that is forgotten."""
+        try:
+            event = await self._event(witness)
+        except V2Error as error:
+            if error.code != INDEX_CLEARED:
+                raise
+            node = await self._node(witness)
+            return node is not None and _is_same(witness, witness_of(node))
+        if event is None:
+            return False
+        return _is_same(witness, witness_of(event.node, is_removal=event.action in REMOVALS))
 
     async def shows_created(self, witness: Witness) -> bool:
         """Whether there is the event of the creation of a node, or it is forgotten. Unreachable as in
@@ -102,6 +112,25 @@ class Past:
         is_listed = asked == (folder or "/") and not name.startswith("_")
         return key != "/" and (asked == key or is_listed)
 
+    def can_ask(self, key: str) -> bool:
+        """Whether a node, of which an answer has told this key, surely has this name."""
+        return self._asked(key) == key
+
+    async def now(self, key: str) -> Node | None:
+        """The node of which an answer has told this key; of several names that are told so, the one that was
+        changed last. None if there is none, or it can be neither asked for nor found in a listing.
+
+        It takes a read; of a name that is not UTF-8, one of the whole folder.
+        """
+        if self.can_ask(key) or not self.can_read(key):
+            return await self._source.node(key)
+        try:
+            folder = await self._source.node(self._asked(key))
+        except LongFolder:
+            return None
+        named = [] if folder is None else [each for each in folder.nodes if each.key == key]
+        return max(named, key=lambda each: each.modified_index, default=None)
+
     def _asked(self, key: str) -> str:
         """The key, or the deepest folder around it that can be asked for."""
         at = key.find(_UNREADABLE, len(self._folder))
@@ -109,13 +138,19 @@ class Past:
 
     async def _node(self, witness: Witness) -> Node | None:
         """The node of the key, as it is; one of a name that is not UTF-8 only if it is as it was, as several
-        names are told by the same key. None if there is none, or none can be read.
+        names are told by the same key. None if there is none, or none can be read, as in a folder that is too
+        long to be listed.
         """
         key = key_of(witness)
         if not self.can_read(key):
             return None
         asked = self._asked(key)
-        node = await self._source.node(asked, quorum=True)
+        try:
+            node = await self._source.node(asked, quorum=True)
+        except LongFolder:
+            if asked == key:
+                raise
+            return None
         if node is None or asked == key:
             return node
         for each in node.nodes:
@@ -174,6 +209,17 @@ def _is_created(witness: Witness, event: Answer) -> bool:
     node = event.node
     is_first = node.modified_index == node.created_index and event.action not in REMOVALS
     return is_first and is_within(node.key, key_of(witness)) and _is_shown(witness, node)
+
+
+def _is_same(witness: Witness, found: Witness) -> bool:
+    """True, or Another, as the source has this in the place of the witness."""
+    if found != witness:
+        was = "changed" if witness.digest else "removed"
+        raise Another(
+            f"{key_of(witness)}, created at index {witness.created}, was {was} at index {witness.revision},"
+            f" and in SOURCE it has another history: index {found.revision}, created at {found.created}"
+        )
+    return True
 
 
 def _digest(node: Node) -> str:

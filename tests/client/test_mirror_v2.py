@@ -21,7 +21,7 @@ from netstore.client.mirror import NotMirrored, Proof, TakenOver
 from netstore.client.mirror_v2 import Mirror
 from netstore.client.mirror_v2_nodes import Scope
 from netstore.client.transport import Transport
-from netstore.client.v2 import KEY_NOT_FOUND, Poll, V2Client, V2Error
+from netstore.client.v2 import INDEX_CLEARED, KEY_NOT_FOUND, Poll, V2Client, V2Error
 from tests.client.test_mirror_v3 import Log, compare, counted, shows_last
 from tests.support.cluster import put
 from tests.support.daemon import start_netstored
@@ -391,6 +391,36 @@ def test_a_file_that_is_created_again_by_each_refresh_is_not_the_witness(
     run(work)
 
 
+def test_nodes_are_looked_at_while_an_event_of_the_past_is_waited_for(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v2, "_next_look", lambda now, _: now + 0.2)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.mkdir("/folder", ttl=900)
+            await one.set("/folder/key", "1")
+            await one.set("/timed", "1", ttl=900)
+            await refresh_plainly(one, "/timed")
+            log = Log()
+            copying = mirrored(one, other, log)
+            shows_created, asked = copying._past.shows_created, list[bool]()
+
+            async def late(witness: mirror.Witness) -> bool:
+                asked.append(True)
+                if len(asked) == 1:
+                    await _delete(other, "/folder")  # as if it was waited for so long
+                return await shows_created(witness)
+
+            monkeypatch.setattr(copying._past, "shows_created", late)
+            await copying.copy()
+            assert asked
+            assert [text for text in log.troubles if "/folder: this folder with a TTL has ended" in text]
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
 def test_a_source_is_not_refused_by_what_two_connections_have_said(
     stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -461,6 +491,49 @@ def test_a_folder_whose_listing_is_too_long_is_named(stores: tuple[Daemon, Daemo
             scope = Scope("/deep/big/7", "/deep/big/7", "/_in/7")
             await mirrored(source, other, Log(), scope).copy()
             assert (await other.get("/deep/big/7")).node.value == "1"
+
+    run(work)
+
+
+def test_a_name_that_is_not_utf_8_in_a_folder_too_long_to_be_listed_is_followed(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v2, "POLL_SECONDS", 0.2)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a", "1")
+            source = Long(one.reader.transport)
+            calls = counted(monkeypatch, Mirror, "_ask")
+            async with followed(source, other) as log:
+                await log.reached(1)  # all was compared
+                await log.reached(await strange(one, "/deep/big/%FF"))
+                asked, deadline = len(calls), Deadline(LIMIT)
+                while len(calls) < asked + 3:
+                    assert not deadline.passed()
+                    await trio.sleep(0.1)  # fixed: between two looks
+                await log.reached((await one.set("/a", "2")).etcd_index)
+            assert (await other.get("/deep/big/\ufffd")).node.value == "1"
+
+    run(work)
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_forgotten_change_in_a_folder_too_long_to_be_listed_is_not_shown(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, quiet: bool
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            index = await strange(one, "/deep/big/%FF")
+            asked = mirrored(Long(one.reader.transport), other, Log())
+            await asked._begin()
+
+            async def forgotten(_: mirror.Witness) -> None:
+                raise V2Error(INDEX_CLEARED, "forgotten")
+
+            monkeypatch.setattr(asked._past, "_event", forgotten)
+            asked._witness = mirror.Witness("/deep/big/\ufffd".encode().hex(), index, index, quiet=quiet)
+            assert not await shows_last(asked)
 
     run(work)
 
@@ -658,6 +731,60 @@ def test_a_folder_that_stays_empty_is_followed_over_new_connections(
                 await log.reached((await one.set("/mine/a", "1")).etcd_index)
                 assert (await other.get("/mine/a")).node.value == "1"
             await _delete(one, "/_others")
+
+    run(work)
+
+
+def test_what_is_in_a_folder_whose_name_is_not_utf_8_is_not_removed_by_a_comparison(
+    stores: tuple[Daemon, Daemon],
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await strange(one, "/%FF/old")
+            await one.set("/a", "1")
+            log = Log()
+            await mirrored(one, other, log).copy()
+            assert set(await content(other)) == {"", "/a", "/\ufffd"}
+            several, alone = sorted(log.troubles, key=lambda text: "by its events alone" in text)
+            assert "the removal of one of them removes that" in several
+            assert "/\ufffd: is a folder of SOURCE" in alone
+            async with followed(one, other) as log:
+                await log.reached(await strange(one, "/%FF/new"))
+            await mirrored(one, other, Log()).copy()
+            assert set(await content(other)) == {"", "/a", "/\ufffd", "/\ufffd/new"}
+            await remove_strange(one, "/%FF")
+            await mirrored(one, other, Log()).copy()
+            assert set(await content(other)) == {"", "/a"}
+
+    run(work)
+
+
+def test_a_node_with_a_ttl_whose_name_is_not_utf_8_is_looked_at_in_the_listing(
+    stores: tuple[Daemon, Daemon],
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await strange(one, "/f/%FF?ttl=900")
+            log = Log()
+            asked = mirrored(one, other, log)
+            await asked._begin()
+            await compare(asked)
+            await _delete(other, "/f")
+            asked._timed.put("/f/\ufffd", trio.current_time())
+            await asked._look(Proof(asked._breaks))
+            assert await content(other) == await content(one)
+            assert "/f/\ufffd" in asked._timed
+            await remove_strange(one, "/f/%FF")
+            asked._timed.put("/f/\ufffd", trio.current_time())
+            await asked._look(Proof(asked._breaks))
+            assert "/f/\ufffd" not in asked._timed
+            assert len(log.troubles) == 1
+            for _ in range(2):
+                asked._timed.put("/f/\ufffd/x", trio.current_time())
+                await asked._look(Proof(asked._breaks))
+            assert len(log.troubles) == 2
+            assert "/f/\ufffd/x: has a TTL" in log.troubles[1]
+            assert not asked._timed
 
     run(work)
 
@@ -1077,6 +1204,129 @@ def test_what_is_due_is_looked_at_during_a_comparison_and_what_ended_is_compared
             assert len(log.troubles) == 1, "it is told once"
             assert "/a: this folder with a TTL has ended in TARGET" in log.troubles[0]
             assert not copying._is_behind
+
+    run(work)
+
+
+def test_a_file_that_ended_after_the_target_was_listed_is_copied(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v2, "LISTED_SHARE", 0.0)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/f/timed", "1", ttl=900)
+            await mirrored(one, other, Log()).copy()
+            copying = mirrored(one, other, Log())
+            ensure = copying._target.ensure
+
+            async def late(proof: Proof, path: str, *more: Any, **others: Any) -> None:
+                if path == "/f":  # which was listed just before
+                    await _delete(other, "/f/timed")
+                await ensure(proof, path, *more, **others)
+
+            monkeypatch.setattr(copying._target, "ensure", late)
+            await copying.copy()
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
+@pytest.mark.parametrize("way", ["after a removal", "at the end"])
+def test_what_is_due_is_looked_at_after_removals_and_before_a_comparison_is_complete(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(mirror_v2, "_next_look", lambda now, _: now)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.mkdir("/a", ttl=900)
+            await one.set("/a/b/key", "1")
+            await mirrored(one, other, Log()).copy()
+            for number in range(2):
+                await other.set(f"/a/b/foreign{number}", "1")
+            copying, removed = mirrored(one, other, Log()), list[str]()
+            remove = copying._target.remove
+
+            async def late(proof: Proof, path: str) -> None:
+                await remove(proof, path)
+                removed.append(path)
+                if len(removed) == 1:
+                    await _delete(other, "/a")
+                elif way == "after a removal":
+                    assert (await other.get("/a", quorum=True)).node.expiration is not None
+
+            async def nothing(_: Proof) -> None:
+                """No look between nodes."""
+
+            monkeypatch.setattr(copying._target, "remove", late)
+            if way == "at the end":
+                monkeypatch.setattr(copying, "_look_meanwhile", nothing)
+            await copying.copy()
+            assert len(removed) == 2
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
+@pytest.mark.parametrize("stays", [True, False], ids=["is there", "was removed"])
+def test_nodes_that_were_known_before_a_comparison_are_looked_at_during_it(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, stays: bool
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.mkdir("/timed", ttl=900)
+            await one.set("/timed/key", "1")
+            await one.set("/a", "1")
+            log = Log()
+            asked = mirrored(one, other, log)
+            await asked._begin()
+            await compare(asked)
+            ensure, looked = asked._target.ensure, list[str]()
+
+            async def watched(proof: Proof, path: str, *more: Any, **others: Any) -> None:
+                looked.append(path)
+                await ensure(proof, path, *more, **others)
+
+            monkeypatch.setattr(asked._target, "ensure", watched)
+            await _delete(other, "/timed")
+            if not stays:
+                await _delete(one, "/timed")
+            asked._timed.put("/timed", trio.current_time())
+            await compare(asked)
+            assert await content(other) == await content(one)
+            assert ("/timed" in asked._timed) == stays
+            assert looked[:2] == (["", "/timed"] if stays else ["", "/a"])
+            assert [text for text in log.troubles if "has ended in TARGET" in text] == log.troubles
+            assert len(log.troubles) == stays, "it is told once"
+
+    run(work)
+
+
+def test_a_folder_that_is_lost_several_times_is_listed_again_once(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            asked = mirrored(one, other, Log())
+            asked._patience.is_endless = True
+            await one.mkdir("/a", ttl=900)
+            await asked._begin()
+            await compare(asked)
+            await _delete(other, "/a")
+            mkdir, refused = other.mkdir, list[str]()
+
+            async def fails_at_first(key: str, *, ttl: int | None = None) -> Answer:
+                if len(refused) < 3:
+                    refused.append(key)
+                    raise Unreachable([("http://a", "no leader")], outcome_known=True)
+                return await mkdir(key, ttl=ttl)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(other, "mkdir", fails_at_first)
+                patch.setattr(mirror, "RETRY_DELAYS", (0.01,))
+                asked._timed.put("/a", 0.0)
+                await asked._look(Proof(asked._breaks))
+            assert refused == ["/a"] * 3
+            assert list(asked._lost_folders) == ["/a"]
 
     run(work)
 
