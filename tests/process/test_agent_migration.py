@@ -49,6 +49,19 @@ class Site:
         self.members = members
         self.agents: list[RunningAgent] = []
         self.pods: list[Host] = []
+        self._starts: list[threading.Timer] = []
+        """Of what was killed."""
+
+    def start_later(self, delay: float, start: Callable[[], object]) -> None:
+        """Start something again after so many seconds."""
+        timer = threading.Timer(delay, start)
+        timer.start()
+        self._starts.append(timer)
+
+    def all_started(self) -> None:
+        """Wait until all is started that was killed: a migration may end before that."""
+        while self._starts:
+            self._starts.pop().join()
 
     @property
     def endpoints(self) -> str:
@@ -96,6 +109,7 @@ class Site:
                         action(process)
                 process.stdout.read()
             if process.returncode == 0:
+                self.all_started()
                 return said
         raise AssertionError(f"not migrated:\n{said}\n{self.agents[0].log[-3000:]}")
 
@@ -105,7 +119,7 @@ class Site:
         def kill(_: subprocess.Popen[str]) -> None:
             agent = self.agents[number]
             agent.end()
-            threading.Timer(1.0, agent.start).start()
+            self.start_later(1.0, agent.start)
 
         return kill
 
@@ -113,7 +127,7 @@ class Site:
         """Kill the leader, and start it again when there is another one."""
         name = self.members.leader()
         self.members[name].kill()
-        threading.Timer(2.0, self.members[name].spawn_again).start()
+        self.start_later(2.0, self.members[name].spawn_again)
 
 
 @contextmanager
@@ -138,6 +152,7 @@ def site(folder: Path, document: str, *, nodes: int = NODES, members: int = 3) -
             stack.callback(agent.end)
         for node, agent in zip(wire.members, made.agents, strict=True):
             made.pods.append(stack.enter_context(pod(node, agent.subnet())))
+        stack.callback(made.all_started)  # before anything is ended
         yield made
 
 
