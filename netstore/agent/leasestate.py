@@ -175,9 +175,8 @@ def choose_subnet(
     rest = _Rest(network, taken6, remembered, [each for each in avoid if isinstance(each, Subnet6)], entropy)
     last = None if remembered is None else remembered.subnet
     for stored in sorted(usable, key=lambda each: (not each.permanent, each.lease.subnet != last)):
-        if (
-            claims.older(stored.lease.subnet, _EVER) is None
-        ):  # else a lease with another name is the younger one
+        # Where another node has any lease of it, one with another name would be the younger one.
+        if claims.older(stored.lease.subnet, _EVER) is None:
             return rest.create(stored.lease.subnet, permanent=stored.permanent)
     for stored in own:
         older = claims.older(stored.lease.subnet, stored.created)

@@ -62,8 +62,8 @@ def set_(settings: Settings, source: str | None, *, force: bool) -> None:
     """Check a config, write it and show what changed. Without a source it is read from standard input.
 
     Refused are a config that no daemon can use, one that netstore-agent cannot run with the plugins that are
-    admitted, and one that leaves nodes' leases outside. --force writes the last two to any store, the first
-    only to an etcd: a netstored checks every config itself.
+    admitted, one that leaves nodes' leases outside, and any while a migration is under way. --force writes
+    all but the first to any store, the first only to an etcd: a netstored checks every config itself.
     """
     text = document_given(source)
     value = text_of(text, "config")
